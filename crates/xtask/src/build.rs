@@ -1,0 +1,54 @@
+//! Builds the programs as they run on nodes: static, for the musl target.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::run::{cargo, passed_on, root};
+use crate::setup::{self, MUSL};
+
+/// How the programs are compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Quick to build, fast enough under emulation: the demo and the virtual machines.
+    Lab,
+    /// What is shipped and measured.
+    Release,
+}
+
+impl Profile {
+    fn of(self, package: &str) -> &'static str {
+        match self {
+            Self::Lab => "lab",
+            Self::Release if package == "plugins" => "plugin",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Where cargo puts what it builds.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// Builds packages and returns the directory that holds their programs (for [`Profile::Release`] the plugins' own is beside it).
+///
+/// The plugins are built by a call of their own: together with the servers cargo would unify features into them.
+pub fn programs(packages: &[&str], profile: Profile) -> Result<PathBuf> {
+    setup::building()?;
+    let (plugins, servers): (Vec<&str>, Vec<&str>) = packages.iter().partition(|name| **name == "plugins");
+    for group in [servers, plugins] {
+        let Some(first) = group.first() else { continue };
+        eprintln!("==> building {} ({MUSL}, profile {})", group.join(", "), profile.of(first));
+        let mut build = cargo();
+        build.args(["build", "--locked", "--target", MUSL, "--profile", profile.of(first)]);
+        build.args(group.iter().flat_map(|name| ["-p", name]));
+        passed_on(build)?;
+    }
+    Ok(directory(profile.of("agent")))
+}
+
+/// The directory of programs of one cargo profile.
+pub fn directory(profile: &str) -> PathBuf {
+    target_dir().join(MUSL).join(profile)
+}

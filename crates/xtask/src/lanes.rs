@@ -1,0 +1,198 @@
+//! `cargo xtask test`: every lane that this machine can run.
+//!
+//! | lane | what | needs |
+//! |---|---|---|
+//! | `lint` | format, clippy, documentation, dependency table, generated files, licences | - |
+//! | `plain` | unit, property, model and contract tests; servers against the API server in process | - |
+//! | `netns` | tests marked `#[ignore = "netns"]`, in namespaces of their own | root |
+//! | `walkthrough` | the reference run on a real kernel, IPv4 and dual stack | root; ipvlan or QEMU |
+//!
+//! A lane that cannot run is counted as skipped, with the reason; it never counts as passed.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use serde::Deserialize;
+
+use crate::report::{Check, conclude, step};
+use crate::run::{cargo, command, output, teed};
+use crate::{demo, lint, setup};
+
+/// Which lanes to run.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Lanes to run; all of them when none is named.
+    #[arg(value_enum)]
+    lanes: Vec<Lane>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Lane {
+    Lint,
+    Plain,
+    Netns,
+    Walkthrough,
+}
+
+const ALL: [Lane; 4] = [Lane::Plain, Lane::Netns, Lane::Walkthrough, Lane::Lint];
+
+/// Runs the lanes and prints the last line `N passed, N failed, N skipped`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    setup::everything()?;
+    let mut checks = Vec::new();
+    for lane in ALL {
+        if !args.lanes.is_empty() && !args.lanes.contains(&lane) {
+            continue;
+        }
+        let started = Instant::now();
+        println!("\n==> lane {lane:?}");
+        checks.extend(match lane {
+            Lane::Lint => lint::run()?,
+            Lane::Plain => plain()?,
+            Lane::Netns => netns()?,
+            Lane::Walkthrough => walkthrough()?,
+        });
+        println!("==> lane {lane:?} took {} s", started.elapsed().as_secs());
+    }
+    Ok(conclude(&checks))
+}
+
+/// `cargo test` of the whole workspace.
+fn plain() -> Result<Vec<Check>> {
+    let mut test = cargo();
+    test.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    let (text, succeeded) = teed(test)?;
+    Ok(verdict("plain", &text, succeeded))
+}
+
+/// A test program as cargo reports it.
+#[derive(Deserialize)]
+struct Artifact {
+    executable: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<TestProfile>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct TestProfile {
+    test: bool,
+}
+
+/// The tests marked `#[ignore = "netns"]`, each program in a network and mount namespace of its own.
+fn netns() -> Result<Vec<Check>> {
+    if !setup::is_root() {
+        return Ok(vec![Check::Skipped { count: 1, what: "netns: needs root".to_owned() }]);
+    }
+    let mut build = cargo();
+    build.args(["test", "--locked", "--workspace", "--no-run", "--message-format", "json"]);
+    let mut checks = Vec::new();
+    for line in output(build)?.lines() {
+        let Ok(artifact) = serde_json::from_str::<Artifact>(line) else { continue };
+        let (Some(program), Some(target), Some(profile)) = (artifact.executable, artifact.target, artifact.profile) else {
+            continue;
+        };
+        if !profile.test || ignored(&program)? == 0 {
+            continue;
+        }
+        println!("--> {} (netns)", target.name);
+        let mut test = command("unshare");
+        // A private /run/netns: named namespaces of the tests do not reach the machine, whatever happens to a test.
+        test.args(["--net", "--mount", "--propagation", "private", "sh", "-c"]);
+        test.arg("mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip link set lo up && exec \"$0\" \"$@\"");
+        test.arg(&program).args(["--ignored", "--test-threads", "1"]);
+        let (text, succeeded) = teed(test)?;
+        checks.extend(verdict(&format!("netns {}", target.name), &text, succeeded));
+    }
+    if checks.is_empty() {
+        bail!("no test is marked #[ignore = \"netns\"]");
+    }
+    Ok(checks)
+}
+
+/// How many ignored tests a test program has.
+fn ignored(program: &PathBuf) -> Result<usize> {
+    let mut list = command(program);
+    list.args(["--ignored", "--list", "--format", "terse"]);
+    Ok(output(list)?.lines().filter(|line| line.ends_with(": test")).count())
+}
+
+/// The reference run, once for IPv4 and once for both families.
+fn walkthrough() -> Result<Vec<Check>> {
+    if !setup::is_root() {
+        return Ok(vec![Check::Skipped { count: 1, what: "walkthrough: needs root".to_owned() }]);
+    }
+    let mut checks = Vec::new();
+    for variant in [demo::Variant::Ipv4, demo::Variant::DualStack] {
+        match demo::for_tests(variant) {
+            Ok((text, succeeded)) => checks.extend(verdict(&format!("walkthrough {variant:?}"), &text, succeeded)),
+            Err(error) => checks.push(step(&format!("walkthrough {variant:?}"), Err(error))),
+        }
+    }
+    Ok(checks)
+}
+
+/// Reads cargo's `test result:` lines, or a line `N passed, N failed`, out of a lane's output.
+///
+/// A lane that failed without naming a failed test counts as one failure.
+fn verdict(lane: &str, text: &str, succeeded: bool) -> Vec<Check> {
+    let (mut passed, mut failed) = (0, 0);
+    for line in text.lines() {
+        let counts = line.split_once("test result:").map_or(line, |(_, rest)| rest);
+        if !line.contains("test result:") && !(line.contains(" passed, ") && line.contains(" failed")) {
+            continue;
+        }
+        passed += number_before(counts, "passed").unwrap_or(0);
+        failed += number_before(counts, "failed").unwrap_or(0);
+    }
+    if !succeeded || failed > 0 {
+        let what = format!("{lane}: {failed} failed, see above");
+        return vec![Check::Passed { count: passed }, Check::Failed { count: failed.max(1), what }];
+    }
+    if passed == 0 {
+        return vec![Check::Failed { count: 1, what: format!("{lane}: ran no test") }];
+    }
+    vec![Check::Passed { count: passed }]
+}
+
+fn number_before(text: &str, word: &str) -> Option<usize> {
+    let (before, _) = text.split_once(word)?;
+    before.split_whitespace().next_back()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sums(checks: &[Check]) -> (usize, usize) {
+        checks.iter().fold((0, 0), |(passed, failed), check| match check {
+            Check::Passed { count } => (passed + count, failed),
+            Check::Failed { count, .. } => (passed, failed + count),
+            Check::Skipped { .. } => (passed, failed),
+        })
+    }
+
+    #[test]
+    fn results_of_cargo_and_of_the_demo_are_added_up() {
+        let text = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured\n12 passed, 0 failed\n";
+        assert_eq!(sums(&verdict("x", text, true)), (15, 0));
+    }
+
+    #[test]
+    fn a_lane_that_died_without_a_result_fails() {
+        assert_eq!(sums(&verdict("x", "", false)), (0, 1));
+        assert_eq!(sums(&verdict("x", "", true)), (0, 1));
+        assert_eq!(sums(&verdict("x", "test result: ok. 3 passed; 0 failed;", false)), (3, 1));
+    }
+
+    #[test]
+    fn failures_are_counted() {
+        assert_eq!(sums(&verdict("x", "test result: FAILED. 3 passed; 2 failed;", false)), (3, 2));
+    }
+}
