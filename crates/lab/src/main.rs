@@ -1,0 +1,46 @@
+//! `spiderpool-lab`: every process of the lab in one file, chosen by subcommand.
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "spiderpool-lab", version, about = "The test lab of Spiderpool: a cloud and a cluster in namespaces")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The VPC switch: forwards only what belongs to the sending NIC, and counts the rest
+    Vpc(lab::vpc::Args),
+    /// The load balancer's control plane and L7 proxy (run inside the balancer's namespace)
+    Balancer(lab::balancer::Args),
+    /// The instance metadata service (run inside the metadata namespace)
+    Metadata(lab::metadata::Args),
+    /// The HTTP server that stands in for the application image
+    App(lab::app::Args),
+    /// A DNS server for Services, or for names from a hosts file
+    Dns(lab::app::dns::Args),
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = match Cli::parse().command {
+        Command::Vpc(args) => lab::vpc::run(args),
+        Command::Balancer(args) => lab::balancer::run(args),
+        Command::Metadata(args) => lab::metadata::run(args),
+        Command::App(args) => lab::app::run(args),
+        Command::Dns(args) => lab::app::dns::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spiderpool-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
