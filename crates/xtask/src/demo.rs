@@ -95,4 +95,3 @@ fn driver() -> Result<Command> {
     driver.arg("--repository").arg(root());
     Ok(driver)
 }
-

@@ -95,7 +95,8 @@ fn netns() -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     for line in output(build)?.lines() {
         let Ok(artifact) = serde_json::from_str::<Artifact>(line) else { continue };
-        let (Some(program), Some(target), Some(profile)) = (artifact.executable, artifact.target, artifact.profile) else {
+        let (Some(program), Some(target), Some(profile)) = (artifact.executable, artifact.target, artifact.profile)
+        else {
             continue;
         };
         if !profile.test || ignored(&program)? == 0 {

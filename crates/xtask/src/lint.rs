@@ -13,10 +13,16 @@ const CARGO_DENY: &str = "0.19";
 pub fn run() -> Result<Vec<Check>> {
     Ok(vec![
         step("format", cargo_step(&["fmt", "--all", "--check"], None)),
-        step("clippy", cargo_step(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], None)),
+        step(
+            "clippy",
+            cargo_step(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], None),
+        ),
         step(
             "documentation",
-            cargo_step(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"], Some("-D warnings")),
+            cargo_step(
+                &["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"],
+                Some("-D warnings"),
+            ),
         ),
         step("dependency table", deps::check()),
         step("generated files", generate::crds(true)),

@@ -1,0 +1,53 @@
+//! (b) Latency of one ADD, idle, next to one bare create, as the pool fills.
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::Args;
+use crate::api::addresses;
+use crate::report;
+use crate::socket::{address, arguments, call};
+use crate::stats::{Samples, ratio, shown};
+use crate::world::World;
+
+/// Addresses in use and the figure of upstream at this size.
+const SIZES: [(u32, &str); 3] = [(256, "3.6x a bare create"), (2_000, "13x"), (65_536, "refused (25x at 4,900)")];
+const SAMPLES: usize = 200;
+/// Addresses in use lie in runs, as nodes leave them.
+const RUN: u32 = 256;
+
+/// Runs the measurement.
+pub async fn run(args: &Args) -> Result<()> {
+    for (size, upstream) in SIZES {
+        let mut world = World::start(args).await?;
+        world.start_controller()?;
+        world.api.create_pool("bench", "10.16.0.0/14", "10.16.0.1-10.19.255.254").await?;
+        let runs = size.div_ceil(RUN);
+        let step = 262_000 / runs;
+        let used: Vec<Ipv4Addr> = (0..runs)
+            .flat_map(|run| addresses(Ipv4Addr::from(0x0a10_0001 + run * step), RUN.min(size - run * RUN)))
+            .collect();
+        world.api.create_addresses("bench", &used, 100).await?;
+        world.api.pool_counts("bench", used.len()).await?;
+        let agent = world.start_agent("node-0").await?;
+        let pods = world.api.create_pods("node-0", (0..SAMPLES).map(|n| format!("web-{n}"))).await?;
+        let bare = addresses(Ipv4Addr::new(10, 99, 0, 1), SAMPLES as u32);
+        let (mut adds, mut creates) = (Samples::default(), Samples::default());
+        for (pod, other) in pods.iter().zip(&bare) {
+            creates.0.push(world.api.create_addresses("other", std::slice::from_ref(other), 1).await?);
+            let started = Instant::now();
+            let answer = call(&agent.socket, "POST", "/v1/ipam/ip", &arguments(pod)).await?;
+            adds.0.push(started.elapsed());
+            address(&answer)?;
+        }
+        let times = ratio(adds.median(), creates.median());
+        let seen = format!("{}; {times:.2}x a bare create ({})", adds.summary(), shown(creates.median()));
+        report::figure(&format!("one ADD, {size} in use"), &seen, "<= 1.5x", times <= 1.5, upstream);
+        println!("  the first ADD took {}; the agent was ready after {}", shown(adds.0[0]), shown(agent.ready_after));
+        report::raw("ADDs, ms", &adds.raw());
+        report::raw("bare creates, ms", &creates.raw());
+    }
+    Ok(())
+}
