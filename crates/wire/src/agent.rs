@@ -106,7 +106,8 @@ pub struct AddArgs {
 
 impl Request for AddArgs {
     const NAME: &'static str = "ipam-add-args";
-    const REQUIRED: &'static [&'static str] = &["containerID", "ifName", "netNamespace", "podName", "podNamespace", "podUID"];
+    const REQUIRED: &'static [&'static str] =
+        &["containerID", "ifName", "netNamespace", "podName", "podNamespace", "podUID"];
 }
 
 /// Body of `DELETE /v1/ipam/ip`.
@@ -202,13 +203,23 @@ pub struct IpConfig {
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
     pub enable_gateway_detection: bool,
     /// The plugin shall see whether somebody else answers for the address.
-    #[serde(rename = "enableIPConflictDetection", default, deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
+    #[serde(
+        rename = "enableIPConflictDetection",
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "is_false"
+    )]
     pub enable_ip_conflict_detection: bool,
     /// The pool's gateway, also when the NIC gets no default route.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub gateway: String,
     /// Name of the pool.
-    #[serde(rename = "ipPool", default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "ipPool",
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub ip_pool: String,
     /// Only from a cloud provider.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
@@ -318,10 +329,20 @@ pub struct CoordinatorConfig {
     #[serde(rename = "overlayPodCIDR")]
     pub overlay_pod_cidr: Vec<String>,
     /// NIC that keeps the default route.
-    #[serde(rename = "podDefaultRouteNIC", default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "podDefaultRouteNIC",
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub pod_default_route_nic: String,
     /// First two bytes of the pod's MAC.
-    #[serde(rename = "podMACPrefix", default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "podMACPrefix",
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub pod_mac_prefix: String,
     /// `rp_filter` inside the pod: negative leaves it alone.
     #[serde(rename = "podRPFilter", default, deserialize_with = "null_is_default", skip_serializing_if = "is_zero")]

@@ -242,7 +242,10 @@ mod tests {
     #[test]
     fn sockets_do_not_share_a_directory() {
         let dir = |socket| Spool::of_socket(Path::new(socket)).dir().to_owned();
-        assert_eq!(dir("/var/run/spidernet/spiderpool.sock"), Path::new("/var/lib/spidernet/release/_var_run_spidernet_spiderpool.sock"));
+        assert_eq!(
+            dir("/var/run/spidernet/spiderpool.sock"),
+            Path::new("/var/lib/spidernet/release/_var_run_spidernet_spiderpool.sock")
+        );
         assert_ne!(dir("/run/a.sock"), dir("/run/b.sock"));
     }
 }

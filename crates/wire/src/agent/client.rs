@@ -2,8 +2,8 @@
 
 use super::http::{self, Answer, Deadline, Failure};
 use super::{
-    AddArgs, AddResponse, BatchReleaseArgs, CoordinatorArgs, CoordinatorConfig, FrameworkError, Networks, NetworksArgs, ReleaseArgs, StatusArgs,
-    WorkloadEndpoint, path,
+    AddArgs, AddResponse, BatchReleaseArgs, CoordinatorArgs, CoordinatorConfig, FrameworkError, Networks, NetworksArgs,
+    ReleaseArgs, StatusArgs, WorkloadEndpoint, path,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -160,7 +160,12 @@ impl Client {
         self.send("POST", path::MULTINET_STATUS, args)
     }
 
-    fn fetch<T: DeserializeOwned>(&self, method: &'static str, target: &str, args: &impl Serialize) -> Result<T, Error> {
+    fn fetch<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        target: &str,
+        args: &impl Serialize,
+    ) -> Result<T, Error> {
         let call = Call { method, target, limit: CALL_LIMIT };
         decode(&call, &self.call(&call, &encode(args))?)
     }
@@ -178,11 +183,14 @@ impl Client {
         };
         let deadline = Deadline::after(self.limit.unwrap_or(call.limit));
         let mut stream = match connect(&self.socket, &deadline) {
-            Ok(Some(connected)) => connected.map_err(|source| Error::Connect { socket: self.socket.clone(), source })?,
+            Ok(Some(connected)) => {
+                connected.map_err(|source| Error::Connect { socket: self.socket.clone(), source })?
+            }
             Ok(None) => return Err(failed(deadline.late())),
             Err(failure) => return Err(failed(failure)),
         };
-        let Answer { status, body } = http::exchange(&mut stream, call.method, call.target, body, &deadline).map_err(failed)?;
+        let Answer { status, body } =
+            http::exchange(&mut stream, call.method, call.target, body, &deadline).map_err(failed)?;
         if (200..300).contains(&status) {
             return Ok(body);
         }
@@ -296,7 +304,10 @@ mod tests {
     #[test]
     fn a_refusal_reads_as_upstreams_runbooks_expect() {
         let scratch = Scratch::new("refusal");
-        let server = serve_once(UnixListener::bind(scratch.socket()).unwrap(), "HTTP/1.1 500 X\r\nContent-Length: 12\r\n\r\n\"no IPPool!\"");
+        let server = serve_once(
+            UnixListener::bind(scratch.socket()).unwrap(),
+            "HTTP/1.1 500 X\r\nContent-Length: 12\r\n\r\n\"no IPPool!\"",
+        );
         let error = Client::new(scratch.socket()).add(&AddArgs::default()).unwrap_err();
         assert_eq!(error.to_string(), "[POST /ipam/ip][500] no IPPool!");
         assert!(!error.is_down() && error.status() == Some(500));
@@ -322,7 +333,10 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_json_is_shown() {
         let scratch = Scratch::new("nojson");
-        let server = serve_once(UnixListener::bind(scratch.socket()).unwrap(), "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>");
+        let server = serve_once(
+            UnixListener::bind(scratch.socket()).unwrap(),
+            "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
+        );
         let error = Client::new(scratch.socket()).add(&AddArgs::default()).unwrap_err();
         assert!(error.is_down() && error.to_string().contains("<html>"), "{error}");
         server.join().unwrap();

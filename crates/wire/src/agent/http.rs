@@ -52,7 +52,13 @@ impl Deadline {
 }
 
 /// Sends one request and reads its answer.
-pub fn exchange(stream: &mut UnixStream, method: &str, target: &str, body: &[u8], deadline: &Deadline) -> Result<Answer, Failure> {
+pub fn exchange(
+    stream: &mut UnixStream,
+    method: &str,
+    target: &str,
+    body: &[u8],
+    deadline: &Deadline,
+) -> Result<Answer, Failure> {
     let mut request = format!(
         "{method} {target} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
@@ -160,7 +166,11 @@ fn head(inbox: &mut Inbox) -> Result<Head, Failure> {
             return Err(Failure::Garbage(format!("headers of more than {MAX_HEAD} bytes")));
         }
         if !inbox.more()? {
-            let what = if inbox.bytes.is_empty() { "the connection was closed without an answer" } else { "it ends within its headers" };
+            let what = if inbox.bytes.is_empty() {
+                "the connection was closed without an answer"
+            } else {
+                "it ends within its headers"
+            };
             return Err(Failure::Garbage(what.into()));
         }
     }
