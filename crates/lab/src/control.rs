@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use serde::{Serialize, de::DeserializeOwned};
+use std::future::IntoFuture;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -65,4 +66,51 @@ impl Client {
         let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).context("answer without a status")?;
         Ok((status, answer.split_off(end + 4)))
     }
+}
+
+/// A control socket being served; the file goes with it.
+#[derive(Debug)]
+pub struct Server {
+    listener: tokio::net::UnixListener,
+    socket: PathBuf,
+}
+
+impl Server {
+    /// Makes the socket, in place of one that a killed predecessor left. Needs a running tokio runtime.
+    pub fn bind(socket: &Path) -> Result<Self> {
+        let what = || format!("cannot listen on {}", socket.display());
+        if UnixStream::connect(socket).is_ok() {
+            bail!("{}: another process serves it", what());
+        }
+        match std::fs::remove_file(socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(what),
+            _ => {}
+        }
+        if let Some(parent) = socket.parent() {
+            std::fs::create_dir_all(parent).with_context(what)?;
+        }
+        Ok(Self { listener: tokio::net::UnixListener::bind(socket).with_context(what)?, socket: socket.to_owned() })
+    }
+
+    /// Serves until SIGTERM or SIGINT.
+    pub async fn serve(self, router: axum::Router) -> Result<()> {
+        let served = axum::serve(self.listener, router).into_future();
+        let outcome = tokio::select! {
+            served = served => served.with_context(|| format!("serving {}", self.socket.display())),
+            stopped = stopped() => stopped,
+        };
+        let _ = std::fs::remove_file(&self.socket);
+        outcome
+    }
+}
+
+/// Returns when the process is asked to stop.
+pub async fn stopped() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
