@@ -2,12 +2,21 @@
 //!
 //! Half of it is the cloud, which knows nothing of the product under test: [`vpc`] (the switch with its rules),
 //! [`gateway`] (NAT, IPv6 and the world outside), [`balancer`], [`metadata`] and [`app`] (what runs in pods).
-//! The other half is the cluster that lives in it.
+//! The other half is the cluster that lives in it: [`node`]s, a [`kubelet`] with its container runtime ([`cni`]).
+//! Where the machine's kernel lacks ipvlan, all of it runs in a [`vm`].
 
 pub mod app;
 pub mod balancer;
+pub mod client;
+pub mod cni;
 pub mod control;
+pub mod enter;
+pub mod events;
 pub mod gateway;
+mod isolate;
+pub mod kubelet;
 pub mod metadata;
 pub mod netns;
+pub mod node;
+pub mod vm;
 pub mod vpc;

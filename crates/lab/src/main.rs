@@ -22,6 +22,12 @@ enum Command {
     App(lab::app::Args),
     /// A DNS server for Services, or for names from a hosts file
     Dns(lab::app::dns::Args),
+    /// Runs a program inside a node or a pod
+    Enter(lab::enter::Args),
+    /// A node's first process: holds its mounts and its name (run inside the node's network namespace)
+    Node(lab::node::Args),
+    /// Kubelet and container runtime in miniature
+    Kubelet(lab::kubelet::Args),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +41,9 @@ fn main() -> ExitCode {
         Command::Metadata(args) => lab::metadata::run(args),
         Command::App(args) => lab::app::run(args),
         Command::Dns(args) => lab::app::dns::run(args),
+        Command::Enter(args) => lab::enter::run(args),
+        Command::Node(args) => lab::node::run(args),
+        Command::Kubelet(args) => lab::kubelet::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 
 use super::record::{Process, start_ticks};
 use crate::events;
@@ -44,10 +45,13 @@ pub fn start(spec: &Spec<'_>) -> Result<Process> {
     command.arg("--").args(&spec.command);
     command.envs(spec.environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-    let child = command.spawn().with_context(|| format!("cannot start {}", spec.command.join(" ")))?;
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", spec.command.join(" ")))?;
     let pid = child.id();
-    // `ended` watches and reaps it by its id, as it does with the processes of an earlier kubelet.
-    let ticks = start_ticks(pid).context("the process ended at once")?;
+    // From here on `ended` watches and reaps it by its id, as it does with the processes of an earlier kubelet.
+    let Some(ticks) = start_ticks(pid) else {
+        let status = child.wait().context("cannot wait for the process")?;
+        bail!("{} ended at once: {status}", spec.command.join(" "));
+    };
     Ok(Process { pid, ticks, started: events::now(), restarts: spec.restarts })
 }
 
@@ -57,9 +61,17 @@ pub async fn ended(process: &Process) -> i32 {
     if !process.is_alive() {
         return exit_code(pid);
     }
-    let Ok(watched) = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(std::io::Error::from).and_then(AsyncFd::new) else { return 255 };
-    // Readable means ended; an error means that nothing can be learned any more.
-    let _ = watched.readable().await;
+    let (sender, receiver) = oneshot::channel();
+    // A thread of its own, because the runtime's would be waited for when the kubelet stops.
+    std::thread::spawn(move || {
+        if let Ok(watched) = pidfd_open(pid, PidfdFlags::empty()) {
+            // Readable means ended; an error means that nothing can be learned any more.
+            let _ = poll(&mut [PollFd::new(&watched, PollFlags::IN)], None);
+        }
+        // Nobody may be waiting any more.
+        let _ = sender.send(());
+    });
+    let _ = receiver.await;
     exit_code(pid)
 }
 
