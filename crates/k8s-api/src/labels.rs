@@ -45,13 +45,7 @@ pub fn value(name: &str) -> String {
     format!("{}-{hash}", &name[..end])
 }
 
-/// A CIDR as a label value: the first three `.`, the first seven `:` and the first `/` become `-`.
-///
-/// `172.18.40.0/24` gives `172-18-40-0-24`, `fd00:db8::/64` gives `fd00-db8---64`. A text that ends in a character a
-/// label may not end in never results from a canonical CIDR, because the prefix length stands last.
-pub fn cidr(cidr: &str) -> String {
-    cidr.replacen('.', "-", 3).replacen(':', "-", 7).replacen('/', "-", 1)
-}
+pub use ipam::cidr_label as cidr;
 
 /// FNV-1a, 64 bit: stable, tiny, and only needed to tell long names apart.
 fn fnv1a(bytes: &[u8]) -> u64 {
@@ -74,12 +68,5 @@ mod tests {
         assert_ne!(value(&a), value(&b));
         assert_eq!(value(&a).len(), 63);
         assert_eq!(value(&a), format!("{}-f8d19061002fd1cc", "n".repeat(46)));
-    }
-
-    #[test]
-    fn a_cidr_is_encoded_as_upstream_encodes_it() {
-        assert_eq!(cidr("172.18.40.0/24"), "172-18-40-0-24");
-        assert_eq!(cidr("fd00:db8::/64"), "fd00-db8---64");
-        assert_eq!(cidr("1:2:3:4:5:6:7:8/128"), "1-2-3-4-5-6-7-8-128");
     }
 }
