@@ -1,4 +1,5 @@
 //! The embedded Kubernetes API server: one process, one file.
+mod builtin;
 pub mod openapi;
 pub mod schema;
 pub mod strategic;
