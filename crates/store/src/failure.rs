@@ -1,0 +1,123 @@
+//! What a failed request means to its caller.
+
+use kube::core::Status;
+use std::future::Future;
+use std::time::Duration;
+
+/// Longest wait for the answer to one request.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a request has no result. Only [`Failure::Unknown`] leaves open whether it happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// 404 for this object.
+    #[error("not found")]
+    NotFound,
+    /// 409: the name is taken.
+    #[error("already exists")]
+    AlreadyExists,
+    /// 409: UID or version are not the expected ones.
+    #[error("changed by somebody else")]
+    Conflict,
+    /// It did not happen, and repeating it does not help.
+    #[error("{0}")]
+    Refused(String),
+    /// Time-out, lost connection, 429, 5xx: it may have happened or may still happen.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl Failure {
+    /// Did the API server fail to answer?
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
+}
+
+impl From<kube::Error> for Failure {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => of_status(&status),
+            // The request was never sent.
+            kube::Error::BuildRequest(source) => Self::Refused(source.to_string()),
+            other => Self::Unknown(with_causes(&other)),
+        }
+    }
+}
+
+/// 404 without an object in the details means that the kind itself is not served.
+fn of_status(status: &Status) -> Failure {
+    let text = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
+    match (status.code, status.reason.as_str()) {
+        (404, _) if status.details.as_ref().is_none_or(|details| details.name.is_empty()) => {
+            Failure::Refused(format!("{text} (are the custom resource definitions installed?)"))
+        }
+        (404, _) => Failure::NotFound,
+        (409, "AlreadyExists") => Failure::AlreadyExists,
+        (409, _) => Failure::Conflict,
+        (429 | 500..=599, _) => Failure::Unknown(format!("{text} ({})", status.code)),
+        // 410: a list that goes on too late. Starting again helps.
+        (410, _) => Failure::Unknown(text),
+        (0, _) => Failure::Unknown(text),
+        _ => Failure::Refused(text),
+    }
+}
+
+/// kube's errors mostly repeat their source; hyper's hide it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Waits for a request, but not longer than [`REQUEST_LIMIT`].
+pub async fn bounded<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+    match tokio::time::timeout(REQUEST_LIMIT, request).await {
+        Ok(outcome) => outcome.map_err(Failure::from),
+        Err(_) => Err(Failure::Unknown(format!("no answer from the API server within {REQUEST_LIMIT:?}"))),
+    }
+}
+
+/// 404 as `None`.
+pub fn optional<T>(outcome: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(Failure::NotFound) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::response::StatusDetails;
+
+    fn status(code: u16, reason: &str, name: &str) -> Status {
+        let details = StatusDetails { name: name.into(), ..Default::default() };
+        Status { code, reason: reason.into(), message: "m".into(), details: Some(details), ..Default::default() }
+    }
+
+    #[test]
+    fn a_status_tells_whether_it_happened() {
+        for (code, reason, name, expected) in [
+            (404, "NotFound", "x", Failure::NotFound),
+            (404, "NotFound", "", Failure::Refused("m (are the custom resource definitions installed?)".into())),
+            (409, "AlreadyExists", "x", Failure::AlreadyExists),
+            (409, "Conflict", "x", Failure::Conflict),
+            (403, "Forbidden", "x", Failure::Refused("m".into())),
+            (422, "Invalid", "x", Failure::Refused("m".into())),
+            (429, "TooManyRequests", "x", Failure::Unknown("m (429)".into())),
+            (503, "ServiceUnavailable", "x", Failure::Unknown("m (503)".into())),
+            (410, "Expired", "", Failure::Unknown("m".into())),
+        ] {
+            assert_eq!(of_status(&status(code, reason, name)), expected, "{code} {reason} {name:?}");
+        }
+    }
+}
