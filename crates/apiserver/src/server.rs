@@ -1,0 +1,308 @@
+//! The server: state, routing, what every request passes through.
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::kinds::{Catalog, Resource, builtin_selectable};
+use crate::request::{Accept, Call, Query, Shape, Target};
+use crate::status::{Failure, Outcome};
+use crate::storage::{self, Expect, Store, Write};
+use crate::write::{self, Reply, Writing};
+use crate::{collect, crd, delete, discovery, list, meta, render, watch};
+
+/// Largest request body, as kube-apiserver's.
+const BODY_LIMIT: usize = 3 << 20;
+const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory of the database and certificates; without one nothing is kept.
+    pub data_dir: Option<PathBuf>,
+    /// Where Services get their addresses, one range per family, the first is the primary one.
+    pub service_ranges: Vec<String>,
+    /// Where Services get their node ports, inclusive.
+    pub node_ports: (u16, u16),
+    /// Events kept per resource.
+    pub history: usize,
+    /// `host:port` at which clients reach the server.
+    pub advertise: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            data_dir: None,
+            service_ranges: vec!["10.96.0.0/12".into()],
+            node_ports: (30000, 32767),
+            history: storage::HISTORY,
+            advertise: "127.0.0.1:6443".into(),
+        }
+    }
+}
+
+/// Why a server does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The data directory cannot be used.
+    #[error("data directory {path}")]
+    Directory {
+        /// It.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database cannot be used.
+    #[error("database {path}")]
+    Database {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
+    /// A setting is wrong.
+    #[error("{0}")]
+    Setting(String),
+    /// A first object cannot be written.
+    #[error("namespace {name} cannot be created: {why}")]
+    Namespace {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// The API server; clones share one state.
+#[derive(Debug, Clone)]
+pub struct Server {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    catalog: RwLock<Arc<Catalog>>,
+    options: Options,
+    /// Held while a Service or a definition is written: both are checked against all others.
+    serial: Mutex<()>,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// Opens the data directory, or an empty server in memory. Must be called within a tokio runtime.
+    pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let path = options.data_dir.as_ref().map(|dir| dir.join("state.redb"));
+        if let Some(dir) = &options.data_dir {
+            std::fs::create_dir_all(dir).map_err(|source| OpenError::Directory { path: dir.clone(), source })?;
+        }
+        let (follow, events) = mpsc::unbounded_channel();
+        let store = Store::open(path.as_deref(), builtin_selectable, options.history, follow)
+            .map_err(|source| OpenError::Database { path: path.unwrap_or_default(), source: Box::new(source) })?;
+        let stop = CancellationToken::new();
+        let inner = Inner { store, catalog: RwLock::default(), options, serial: Mutex::new(()), stop: stop.clone() };
+        let server = Self { inner: Arc::new(inner) };
+        server.rebuild();
+        for name in NAMESPACES {
+            server.ensure_namespace(name).await?;
+        }
+        tokio::spawn(collect::run(server.clone(), events, stop));
+        Ok(server)
+    }
+
+    async fn ensure_namespace(&self, name: &str) -> Result<(), OpenError> {
+        if self.store().get("/namespaces", name).is_some() {
+            return Ok(());
+        }
+        let resource = self.catalog().find("", "v1", "namespaces").expect("namespaces are built in").clone();
+        let mut value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        meta::fill(&mut value, "");
+        crate::strategy::prepare_create(&resource, &mut value);
+        let store = resource.store.clone();
+        let write = Write { store, key: name.into(), expect: Expect::Absent, value, remove: false, namespace: None };
+        let failed = |why| OpenError::Namespace { name: name.to_owned(), why: format!("{why:?}") };
+        self.store().write(write).await.map(|_| ()).map_err(failed)
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// How it was set up.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// What is served now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.inner.catalog.read().expect("nothing panics while it holds the catalog").clone()
+    }
+
+    /// Ends when the server is asked to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.inner.stop.clone()
+    }
+
+    /// Makes the catalog anew from the stored definitions.
+    pub fn rebuild(&self) {
+        let definitions: Vec<_> = self.store().all(DEFINITIONS).iter().map(|o| o.value()).collect();
+        let catalog = Catalog::new(&definitions);
+        for resource in catalog.all() {
+            self.store().set_selectable(&resource.store, resource.selectable.clone());
+        }
+        *self.inner.catalog.write().expect("nothing panics while it holds the catalog") = Arc::new(catalog);
+    }
+
+    /// Called after every write: a definition changes what is served.
+    pub fn noticed(&self, resource: &Resource) {
+        if resource.is(DEFINITIONS) {
+            self.rebuild();
+        }
+    }
+
+    /// Writes of kinds that are checked against all others of the kind go one after another.
+    pub async fn serial(&self, resource: &Resource) -> Option<MutexGuard<'_, ()>> {
+        match &*resource.store {
+            "/services" | DEFINITIONS => Some(self.inner.serial.lock().await),
+            _ => None,
+        }
+    }
+
+    /// What a kind needs that depends on other objects: addresses of Services, names of definitions.
+    pub fn prepare(&self, resource: &Resource, new: &mut Value, old: Option<&Value>) -> Outcome<()> {
+        match &*resource.store {
+            DEFINITIONS => crd::prepare(&self.catalog(), new, old),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The API as a tower service, for use in process; requests are trusted.
+    pub fn router(&self) -> Router {
+        Router::new().fallback(entry).with_state(self.clone())
+    }
+}
+
+/// Who made a request, set by the listener.
+#[derive(Debug, Clone)]
+pub struct User(pub String);
+
+async fn entry(State(server): State<Server>, request: Request<Body>) -> Response {
+    route(&server, request).await.unwrap_or_else(|failure| failure.into_response())
+}
+
+async fn route(server: &Server, request: Request<Body>) -> Outcome<Response> {
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
+        "/healthz" | "/livez" | "/readyz" => return Ok(render::text(StatusCode::OK, "ok")),
+        "/version" | "/version/" => return Ok(render::encode(false, StatusCode::OK, &discovery::version())),
+        _ => {}
+    }
+    let catalog = server.catalog();
+    let Some(target) = Target::parse(&catalog, &path) else {
+        return match describe(server, &catalog, &path, &request)? {
+            Some(response) if matches!(*request.method(), Method::GET | Method::HEAD) => Ok(response),
+            Some(_) => Err(Failure::method_not_allowed()),
+            None => Ok(render::text(StatusCode::NOT_FOUND, "404 page not found\n")),
+        };
+    };
+    let user = request.extensions().get::<User>().map_or_else(|| "system:admin".to_owned(), |u| u.0.clone());
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let content_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
+    let call = Call { target, query: Query::parse(request.uri())?, accept: Accept::parse(request.headers())?, content_type, user };
+    let method = request.method().clone();
+    let body = match method {
+        Method::GET | Method::HEAD => Bytes::new(),
+        _ => body(request).await?,
+    };
+    dispatch(server, call, &method, &body).await
+}
+
+async fn body(request: Request<Body>) -> Outcome<Bytes> {
+    let limited = Limited::new(request.into_body(), BODY_LIMIT);
+    match limited.collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::too_large(BODY_LIMIT)),
+        Err(error) => Err(Failure::bad_request(error.to_string())),
+    }
+}
+
+async fn dispatch(server: &Server, call: Call, method: &Method, body: &Bytes) -> Outcome<Response> {
+    let store = server.store();
+    let sub = call.target.sub.clone();
+    let get = matches!(*method, Method::GET | Method::HEAD);
+    match (method, call.target.name.is_some(), sub.as_deref()) {
+        _ if get && sub.is_none() && call.query.flag("watch") == Some(true) => watch::watch(store, call, server.stopping()),
+        (_, true, None) if get => list::get(store, &call),
+        (_, true, Some("status")) if get && call.resource().status => list::get(store, &call),
+        (_, false, None) if get => list::list(store, &call),
+        (&Method::POST, false, None) => respond(&call, Writing::new(server, &call)?.create(body).await?),
+        (&Method::POST, true, Some("binding")) if call.resource().is("/pods") => {
+            let status = write::bind(server, &call, body).await?;
+            Ok(render::encode(false, StatusCode::CREATED, &status))
+        }
+        (&Method::PUT, true, _) if writable(&call) => respond(&call, Writing::new(server, &call)?.update(body).await?),
+        (&Method::PATCH, true, _) if writable(&call) => respond(&call, Writing::new(server, &call)?.patch(body).await?),
+        (&Method::DELETE, true, None) => delete::delete(server, &call, body).await,
+        (&Method::DELETE, false, None) => delete::delete_collection(server, &call, body).await,
+        (_, _, Some(sub)) if !discovery::has_subresource(call.resource(), sub) => Err(Failure::no_such_path()),
+        _ => Err(Failure::method_not_allowed()),
+    }
+}
+
+fn writable(call: &Call) -> bool {
+    match call.target.sub.as_deref() {
+        None => true,
+        Some("status") => call.resource().status,
+        Some(_) => false,
+    }
+}
+
+fn respond(call: &Call, reply: Reply) -> Outcome<Response> {
+    let mut response = render::object(call, reply.code, &reply.object)?;
+    for warning in reply.warnings {
+        let text = format!("299 - {}", Value::from(warning));
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    Ok(response)
+}
+
+/// Paths that say what there is.
+fn describe(server: &Server, catalog: &Catalog, path: &str, request: &Request<Body>) -> Outcome<Option<Response>> {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let aggregated = || Ok::<_, Failure>(Accept::parse(request.headers())?.shape == Shape::Discovery);
+    let address = &server.options().advertise;
+    let value = match parts.as_slice() {
+        ["api"] if aggregated()? => return Ok(Some(aggregate(catalog, true))),
+        ["apis"] if aggregated()? => return Ok(Some(aggregate(catalog, false))),
+        ["api"] => Some(discovery::core_versions(address)),
+        ["apis"] => Some(discovery::group_list(catalog)),
+        ["api", version] => discovery::resource_list(catalog, "", version),
+        ["apis", group] => discovery::group(catalog, group),
+        ["apis", group, version] => discovery::resource_list(catalog, group, version),
+        ["openapi", "v3"] => Some(discovery::openapi_index(catalog)),
+        ["openapi", "v3", "api", version] => discovery::openapi_document(catalog, "", version),
+        ["openapi", "v3", "apis", group, version] => discovery::openapi_document(catalog, group, version),
+        _ => None,
+    };
+    Ok(value.map(|v| render::encode(false, StatusCode::OK, &v)))
+}
+
+fn aggregate(catalog: &Catalog, core: bool) -> Response {
+    let content_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    render::with_type(StatusCode::OK, Body::from(render::to_json(&discovery::aggregated(catalog, core))), content_type)
+}

@@ -1,0 +1,475 @@
+//! The store: every current object in memory, and the same on disk in one redb file.
+//!
+//! One writer thread decides all writes in order. It takes what has queued up while the last commit was being
+//! synced, checks each write's expectation, commits the batch with one fsync, then publishes it to readers and
+//! watchers and only then answers. So whatever a client has seen survives `kill -9`, and readers never wait for a disk.
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+
+const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const VERSION: &str = "resourceVersion";
+/// Writes that share one fsync at most.
+const BATCH: usize = 512;
+/// Events kept per resource for watches to catch up, unless told otherwise.
+pub const HISTORY: usize = 8192;
+
+/// Which resource an object is stored under: `group/plural`.
+pub type StoreId = Arc<str>;
+
+/// One stored object at one version.
+#[derive(Debug)]
+pub struct Object {
+    /// `namespace/name`, or `name` for cluster-scoped kinds.
+    pub key: Arc<str>,
+    /// Resource version.
+    pub version: u64,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// The object as JSON.
+    pub json: Bytes,
+    /// `metadata.labels`.
+    pub labels: Vec<(String, String)>,
+    /// Values of the selectable fields that are set.
+    pub fields: Vec<(String, String)>,
+    /// UIDs of `metadata.ownerReferences`.
+    pub owners: Vec<String>,
+}
+
+impl Object {
+    /// From its JSON value.
+    pub fn new(key: &str, version: u64, value: &Value, selectable: &[String]) -> Self {
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        let meta = &value["metadata"];
+        let labels = meta["labels"].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), text(v))).collect();
+        let owners = meta["ownerReferences"].as_array().into_iter().flatten().map(|o| text(&o["uid"])).collect();
+        let fields = selectable.iter().filter_map(|path| Some((path.clone(), field_text(value, path)?))).collect();
+        let json = serde_json::to_vec(value).expect("a JSON value is always serialisable").into();
+        Self { key: key.into(), version, uid: text(&meta["uid"]), json, labels, fields, owners }
+    }
+
+    /// The object as a JSON value.
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.json).expect("the store holds what it has serialised")
+    }
+
+    /// `metadata.name`.
+    pub fn name(&self) -> &str {
+        self.key.rsplit_once('/').map_or(&self.key, |(_, name)| name)
+    }
+
+    /// `metadata.namespace`, empty for cluster-scoped objects.
+    pub fn namespace(&self) -> &str {
+        self.key.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The value of a selectable field.
+    pub fn field(&self, path: &str) -> Option<String> {
+        match path {
+            "metadata.name" => Some(self.name().to_owned()),
+            "metadata.namespace" => Some(self.namespace().to_owned()),
+            _ => self.fields.iter().find(|(p, _)| p == path).map(|(_, v)| v.clone()),
+        }
+    }
+}
+
+fn field_text(value: &Value, path: &str) -> Option<String> {
+    match path.split('.').try_fold(value, |at, part| at.get(part))? {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(b) => Some(b.to_string()),
+        Value::Number(n) => Some(n.to_string()),
+        _ => None,
+    }
+}
+
+/// One change of one object, as watchers see it.
+#[derive(Debug)]
+pub struct Event {
+    /// Version of the store after the change.
+    pub version: u64,
+    /// The resource.
+    pub store: StoreId,
+    /// The object before; `None` when it was created.
+    pub old: Option<Arc<Object>>,
+    /// The object after. For a removal its last state, carrying the removal's version.
+    pub new: Arc<Object>,
+    /// Whether the object is gone.
+    pub removed: bool,
+}
+
+/// What a write expects to find.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Expect {
+    /// Nothing under this key.
+    Absent,
+    /// The object at this version.
+    Version(u64),
+}
+
+/// A write that the writer thread decides.
+#[derive(Debug)]
+pub struct Write {
+    /// The resource.
+    pub store: StoreId,
+    /// `namespace/name` or `name`.
+    pub key: String,
+    /// Condition.
+    pub expect: Expect,
+    /// The new state, or for a removal the last one; its resourceVersion is set here.
+    pub value: Value,
+    /// Whether the object goes away.
+    pub remove: bool,
+    /// Refuse unless this namespace exists and is not terminating.
+    pub namespace: Option<String>,
+}
+
+/// Why a write was refused.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refused {
+    /// Expected absence, found an object.
+    Exists,
+    /// Expected a version, found another.
+    Changed,
+    /// Expected an object, found none.
+    Missing,
+    /// The namespace does not exist.
+    NoNamespace,
+    /// The namespace is being deleted.
+    NamespaceTerminating,
+    /// The disk failed; nothing was written.
+    Disk(String),
+}
+
+/// Current objects and recent events of one resource.
+#[derive(Debug)]
+pub struct Shard {
+    /// By key; byte order of keys is the order of lists.
+    pub objects: BTreeMap<Arc<str>, Arc<Object>>,
+    /// Newest last.
+    pub history: VecDeque<Arc<Event>>,
+    /// Events up to and including this version are forgotten.
+    pub compacted: u64,
+    selectable: Vec<String>,
+    news: watch::Sender<u64>,
+}
+
+/// Everything in memory.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Version of the last write.
+    pub version: u64,
+    shards: HashMap<StoreId, Shard>,
+    /// UID to resource and key.
+    uids: HashMap<String, (StoreId, Arc<str>)>,
+    /// Owner UID to the UIDs of its dependents.
+    dependents: HashMap<String, BTreeSet<String>>,
+    /// Compaction floor of resources that have not been seen yet.
+    floor: u64,
+}
+
+impl State {
+    /// Objects and events of a resource.
+    pub fn shard(&self, store: &str) -> Option<&Shard> {
+        self.shards.get(store)
+    }
+
+    /// One object.
+    pub fn object(&self, store: &str, key: &str) -> Option<&Arc<Object>> {
+        self.shards.get(store)?.objects.get(key)
+    }
+
+    /// The object with this UID and its resource.
+    pub fn by_uid(&self, uid: &str) -> Option<(&StoreId, &Arc<Object>)> {
+        let (store, key) = self.uids.get(uid)?;
+        Some((store, self.object(store, key)?))
+    }
+
+    /// The objects that name this UID as an owner.
+    pub fn dependents(&self, uid: &str) -> Vec<(StoreId, Arc<Object>)> {
+        let uids = self.dependents.get(uid).into_iter().flatten();
+        uids.filter_map(|uid| self.by_uid(uid)).map(|(s, o)| (s.clone(), o.clone())).collect()
+    }
+
+    /// Every resource that has had an object.
+    pub fn stores(&self) -> impl Iterator<Item = (&StoreId, &Shard)> {
+        self.shards.iter()
+    }
+
+    fn shard_mut(&mut self, store: &StoreId) -> &mut Shard {
+        let compacted = self.floor;
+        self.shards.entry(store.clone()).or_insert_with(|| Shard {
+            objects: BTreeMap::new(),
+            history: VecDeque::new(),
+            compacted,
+            selectable: Vec::new(),
+            news: watch::Sender::new(compacted),
+        })
+    }
+
+    fn index(&mut self, store: &StoreId, object: &Arc<Object>) {
+        self.uids.insert(object.uid.clone(), (store.clone(), object.key.clone()));
+        for owner in &object.owners {
+            self.dependents.entry(owner.clone()).or_default().insert(object.uid.clone());
+        }
+    }
+
+    fn unindex(&mut self, object: &Object) {
+        self.uids.remove(&object.uid);
+        for owner in &object.owners {
+            if let Some(set) = self.dependents.get_mut(owner) {
+                set.remove(&object.uid);
+                if set.is_empty() {
+                    self.dependents.remove(owner);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, event: Arc<Event>, keep: usize) {
+        self.version = event.version;
+        if let Some(old) = &event.old {
+            self.unindex(old);
+        }
+        if !event.removed {
+            self.index(&event.store, &event.new);
+        }
+        let shard = self.shard_mut(&event.store);
+        match event.removed {
+            true => shard.objects.remove(&event.new.key),
+            false => shard.objects.insert(event.new.key.clone(), event.new.clone()),
+        };
+        if shard.history.len() >= keep
+            && let Some(oldest) = shard.history.pop_front()
+        {
+            shard.compacted = oldest.version;
+        }
+        shard.history.push_back(event);
+    }
+}
+
+struct Queued {
+    write: Write,
+    reply: oneshot::Sender<Result<Arc<Object>, Refused>>,
+}
+
+/// The handle that requests share.
+#[derive(Debug, Clone)]
+pub struct Store {
+    state: Arc<RwLock<State>>,
+    queue: mpsc::UnboundedSender<Queued>,
+}
+
+impl Store {
+    /// Opens the file, or an empty store in memory when there is no path. Every event is also sent to `follow`.
+    pub fn open(
+        path: Option<&Path>,
+        selectable: impl Fn(&str) -> Vec<String>,
+        history: usize,
+        follow: mpsc::UnboundedSender<Arc<Event>>,
+    ) -> Result<Self, redb::Error> {
+        let database = path.map(Database::create).transpose()?;
+        let mut state = State::default();
+        if let Some(database) = &database {
+            load(database, &mut state, selectable)?;
+        }
+        let state = Arc::new(RwLock::new(state));
+        let (queue, receiver) = mpsc::unbounded_channel();
+        let writer = Writer { state: state.clone(), database, history: history.max(1), follow };
+        let spawned = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(receiver));
+        spawned.map_err(|e| redb::Error::Io(e))?;
+        Ok(Self { state, queue })
+    }
+
+    /// The state to read from; keep the guard short and never across an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().expect("nothing panics while it holds the state")
+    }
+
+    /// One object.
+    pub fn get(&self, store: &str, key: &str) -> Option<Arc<Object>> {
+        self.read().object(store, key).cloned()
+    }
+
+    /// All objects of a resource.
+    pub fn all(&self, store: &str) -> Vec<Arc<Object>> {
+        self.read().shard(store).map(|s| s.objects.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Wakes at every change of the resource.
+    pub fn news(&self, store: &StoreId) -> watch::Receiver<u64> {
+        if let Some(shard) = self.read().shard(store) {
+            return shard.news.subscribe();
+        }
+        self.state.write().expect("nothing panics while it holds the state").shard_mut(store).news.subscribe()
+    }
+
+    /// Sets the selectable fields of a resource and indexes what is there already.
+    pub fn set_selectable(&self, store: &StoreId, paths: Vec<String>) {
+        let mut state = self.state.write().expect("nothing panics while it holds the state");
+        let shard = state.shard_mut(store);
+        if shard.selectable == paths {
+            return;
+        }
+        for object in shard.objects.values_mut() {
+            *object = Arc::new(Object::new(&object.key, object.version, &object.value(), &paths));
+        }
+        shard.selectable = paths;
+    }
+
+    /// Carries out a write; the answer comes after it is on disk and visible to readers.
+    pub async fn write(&self, write: Write) -> Result<Arc<Object>, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || Refused::Disk("the store has stopped".into());
+        self.queue.send(Queued { write, reply }).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+fn load(database: &Database, state: &mut State, selectable: impl Fn(&str) -> Vec<String>) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(META)?;
+    transaction.commit()?;
+    let transaction = database.begin_read()?;
+    state.version = transaction.open_table(META)?.get(VERSION)?.map_or(0, |v| v.value());
+    state.floor = state.version;
+    for row in transaction.open_table(OBJECTS)?.iter()? {
+        let (path, json) = row?;
+        let (store, key) = path.value().split_once('|').ok_or_else(|| corrupt(path.value()))?;
+        let value: Value = serde_json::from_slice(json.value()).map_err(|_| corrupt(path.value()))?;
+        let version = value["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok());
+        let version = version.ok_or_else(|| corrupt(path.value()))?;
+        let store: StoreId = store.into();
+        let shard = state.shard_mut(&store);
+        if shard.selectable.is_empty() {
+            shard.selectable = selectable(&store);
+        }
+        let object = Arc::new(Object::new(key, version, &value, &shard.selectable));
+        shard.objects.insert(object.key.clone(), object.clone());
+        state.index(&store, &object);
+    }
+    Ok(())
+}
+
+fn corrupt(path: &str) -> redb::Error {
+    redb::Error::Corrupted(format!("object {path} is not readable"))
+}
+
+struct Writer {
+    state: Arc<RwLock<State>>,
+    database: Option<Database>,
+    history: usize,
+    follow: mpsc::UnboundedSender<Arc<Event>>,
+}
+
+type Staged = (Arc<Event>, oneshot::Sender<Result<Arc<Object>, Refused>>);
+
+impl Writer {
+    fn run(self, mut queue: mpsc::UnboundedReceiver<Queued>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < BATCH
+                && let Ok(next) = queue.try_recv()
+            {
+                batch.push(next);
+            }
+            self.commit(batch);
+        }
+    }
+
+    fn commit(&self, batch: Vec<Queued>) {
+        let staged = self.stage(batch);
+        if staged.is_empty() {
+            return;
+        }
+        if let Err(error) = self.persist(&staged) {
+            tracing::error!(%error, "commit failed");
+            for (_, reply) in staged {
+                let _ = reply.send(Err(Refused::Disk(error.to_string())));
+            }
+            return;
+        }
+        let mut state = self.state.write().expect("nothing panics while it holds the state");
+        for (event, _) in &staged {
+            state.apply(event.clone(), self.history);
+        }
+        let version = state.version;
+        let touched: BTreeSet<_> = staged.iter().map(|(event, _)| event.store.clone()).collect();
+        for store in touched {
+            state.shard_mut(&store).news.send_replace(version);
+        }
+        drop(state);
+        for (event, reply) in staged {
+            let _ = reply.send(Ok(event.new.clone()));
+            let _ = self.follow.send(event); // nobody follows in tests
+        }
+    }
+
+    /// Decides each write against the state as the earlier ones of this batch leave it.
+    fn stage(&self, batch: Vec<Queued>) -> Vec<Staged> {
+        let state = self.state.read().expect("nothing panics while it holds the state");
+        let mut overlay: HashMap<(StoreId, String), Option<Arc<Object>>> = HashMap::new();
+        let mut version = state.version;
+        let mut staged = Vec::with_capacity(batch.len());
+        for Queued { mut write, reply } in batch {
+            let find = |store: &StoreId, key: &str| match overlay.get(&(store.clone(), key.to_owned())) {
+                Some(found) => found.clone(),
+                None => state.object(store, key).cloned(),
+            };
+            let current = find(&write.store, &write.key);
+            let namespace = write.namespace.as_ref().map(|name| find(&"/namespaces".into(), name));
+            if let Err(refused) = check(&write, current.as_deref(), namespace) {
+                let _ = reply.send(Err(refused));
+                continue;
+            }
+            version += 1;
+            write.value["metadata"]["resourceVersion"] = version.to_string().into();
+            let selectable = state.shard(&write.store).map_or(&[][..], |s| &s.selectable);
+            let new = Arc::new(Object::new(&write.key, version, &write.value, selectable));
+            let event = Event { version, store: write.store.clone(), old: current, new: new.clone(), removed: write.remove };
+            overlay.insert((write.store, write.key), (!write.remove).then_some(new));
+            staged.push((Arc::new(event), reply));
+        }
+        staged
+    }
+
+    fn persist(&self, staged: &[Staged]) -> Result<(), redb::Error> {
+        let Some(database) = &self.database else { return Ok(()) };
+        let transaction = database.begin_write()?;
+        {
+            let mut objects = transaction.open_table(OBJECTS)?;
+            for (event, _) in staged {
+                let path = format!("{}|{}", event.store, event.new.key);
+                match event.removed {
+                    true => objects.remove(path.as_str())?,
+                    false => objects.insert(path.as_str(), &event.new.json[..])?,
+                };
+            }
+            let last = staged.last().map_or(0, |(event, _)| event.version);
+            transaction.open_table(META)?.insert(VERSION, last)?;
+        }
+        Ok(transaction.commit()?) // redb's default durability: synced when this returns
+    }
+}
+
+fn check(write: &Write, current: Option<&Object>, namespace: Option<Option<Arc<Object>>>) -> Result<(), Refused> {
+    match namespace {
+        Some(None) => return Err(Refused::NoNamespace),
+        Some(Some(found)) if found.value()["metadata"]["deletionTimestamp"].is_string() => {
+            return Err(Refused::NamespaceTerminating);
+        }
+        _ => {}
+    }
+    match (write.expect, current) {
+        (Expect::Absent, Some(_)) => Err(Refused::Exists),
+        (Expect::Version(_), None) => Err(Refused::Missing),
+        (Expect::Version(wanted), Some(found)) if wanted != found.version => Err(Refused::Changed),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,421 @@
+//! create, update and patch.
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::admission::{self, Operation};
+use crate::kinds::Resource;
+use crate::meta;
+use crate::patch::Patch;
+use crate::request::{Call, decode};
+use crate::schema::Cause;
+use crate::server::Server;
+use crate::status::{Failure, Outcome};
+use crate::storage::{Expect, Object, Refused, Write};
+use crate::{service, strategy};
+
+/// How often a write that names no version is tried against concurrent ones.
+const TRIES: usize = 64;
+/// How often another generated name is tried.
+const NAMES: usize = 8;
+
+/// The answer to a write.
+#[derive(Debug)]
+pub struct Reply {
+    /// 200 or 201.
+    pub code: StatusCode,
+    /// The object; in the stored form.
+    pub object: Arc<Object>,
+    /// Texts for `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+/// What a client asked about unknown fields.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Unknown {
+    Strict,
+    Warn,
+    Ignore,
+}
+
+/// One write request on its way.
+pub struct Writing<'a> {
+    /// The server.
+    pub server: &'a Server,
+    /// The request.
+    pub call: &'a Call,
+    /// Whether nothing is to be stored.
+    pub dry_run: bool,
+    /// Texts for `Warning` headers.
+    pub warnings: Vec<String>,
+    unknown: Unknown,
+}
+
+impl<'a> Writing<'a> {
+    /// Reads the options of a write.
+    pub fn new(server: &'a Server, call: &'a Call) -> Outcome<Self> {
+        let unknown = match call.query.text("fieldValidation") {
+            Some("Strict") => Unknown::Strict,
+            Some("Warn") | None => Unknown::Warn,
+            Some("Ignore") => Unknown::Ignore,
+            Some(other) => {
+                let message = format!("Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\"");
+                return Err(crate::request::invalid_option("fieldValidation", &message));
+            }
+        };
+        Ok(Self { server, call, dry_run: call.query.dry_run()?, warnings: Vec::new(), unknown })
+    }
+
+    fn resource(&self) -> &'a Resource {
+        &self.call.target.resource
+    }
+
+    /// POST.
+    pub async fn create(mut self, body: &Bytes) -> Outcome<Reply> {
+        let value = self.read(body)?;
+        let _serial = self.server.serial(self.resource()).await;
+        let tries = if meta::text(&value, "name").is_empty() { NAMES } else { 1 };
+        for _ in 1..tries {
+            match self.create_once(value.clone()).await {
+                Err(failure) if failure.reason == "AlreadyExists" => {}
+                done => return self.reply(StatusCode::CREATED, done?),
+            }
+        }
+        let object = self.create_once(value).await?;
+        self.reply(StatusCode::CREATED, object)
+    }
+
+    fn reply(self, code: StatusCode, object: Arc<Object>) -> Outcome<Reply> {
+        Ok(Reply { code, object, warnings: self.warnings })
+    }
+
+    async fn create_once(&mut self, mut value: Value) -> Outcome<Arc<Object>> {
+        let (server, call, resource) = (self.server, self.call, self.resource());
+        self.place(&mut value)?;
+        if meta::text(&value, "resourceVersion").parse::<u64>().is_ok_and(|v| v > 0) {
+            let message = "resourceVersion should not be set on objects to be created";
+            return Err(Failure::custom(StatusCode::INTERNAL_SERVER_ERROR, "", message));
+        }
+        if meta::text(&value, "name").is_empty() && !meta::text(&value, "generateName").is_empty() {
+            value["metadata"]["name"] = meta::generated(meta::text(&value, "generateName")).into();
+        }
+        meta::fill(&mut value, &call.target.namespace);
+        self.check_namespace(meta::text(&value, "name"))?;
+        let request = admission::Request::new(call, Operation::Create, self.dry_run);
+        if admission::mutate(server, &request, &mut value, None, &mut self.warnings).await? {
+            self.settle(&mut value);
+        }
+        strategy::prepare_create(resource, &mut value);
+        meta::drop_empty(meta::map_mut(&mut value));
+        server.prepare(resource, &mut value, None)?;
+        let causes = self.validate(&value, None);
+        self.refuse(meta::text(&value, "name"), causes)?;
+        admission::validate(server, &request, &value, None, &mut self.warnings).await?;
+        let name = meta::text(&value, "name").to_owned();
+        self.store(&name, Expect::Absent, value, false).await.map_err(|refused| self.failure(&name, refused))
+    }
+
+    /// Name and namespace must agree with the path.
+    fn place(&self, value: &mut Value) -> Outcome<()> {
+        let target = &self.call.target;
+        let namespace = meta::text(value, "namespace");
+        if !namespace.is_empty() && namespace != target.namespace {
+            return Err(Failure::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        }
+        if self.resource().namespaced && target.namespace.is_empty() {
+            return Err(Failure::bad_request("an empty namespace may not be set during creation"));
+        }
+        Ok(())
+    }
+
+    /// The namespace is checked again when the write is decided; here it fails early and cheaply.
+    fn check_namespace(&self, name: &str) -> Outcome<()> {
+        if !self.resource().namespaced {
+            return Ok(());
+        }
+        let refused = match self.server.store().get("/namespaces", &self.call.target.namespace) {
+            None => Refused::NoNamespace,
+            Some(found) if meta::is_deleting(&found.value()) => Refused::NamespaceTerminating,
+            Some(_) => return Ok(()),
+        };
+        Err(self.failure(name, refused))
+    }
+
+    /// PUT of the object or of a subresource.
+    pub async fn update(mut self, body: &Bytes) -> Outcome<Reply> {
+        let value = self.read(body)?;
+        let name = self.call.name();
+        if meta::text(&value, "name") != name {
+            let given = meta::text(&value, "name");
+            return Err(Failure::bad_request(match given {
+                "" => "name must be provided".to_owned(),
+                _ => format!("the name of the object ({given}) does not match the name on the URL ({name})"),
+            }));
+        }
+        let namespace = meta::text(&value, "namespace");
+        if !namespace.is_empty() && namespace != self.call.target.namespace {
+            return Err(Failure::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        }
+        let _serial = self.server.serial(self.resource()).await;
+        let found = self.server.store().get(&self.resource().store, &self.call.key());
+        if found.is_none() && strategy::allows_create_on_update(self.resource()) && self.call.target.sub.is_none() {
+            let object = self.create_once(value).await?;
+            return self.reply(StatusCode::CREATED, object);
+        }
+        let object = self.change(|_| Ok(value.clone())).await?;
+        self.reply(StatusCode::OK, object)
+    }
+
+    /// PATCH of the object or of a subresource.
+    pub async fn patch(mut self, body: &Bytes) -> Outcome<Reply> {
+        let patch = Patch::parse(&self.call.content_type, body, self.resource())?;
+        let _serial = self.server.serial(self.resource()).await;
+        let resource = self.call.resource().clone();
+        let object = self.change(|current| patch.apply(&resource, current)).await?;
+        self.reply(StatusCode::OK, object)
+    }
+
+    /// Reads the current object, lets `make` derive the new one and stores it, again when another write came between.
+    pub async fn change(&mut self, mut make: impl FnMut(&Value) -> Outcome<Value>) -> Outcome<Arc<Object>> {
+        let (resource, name) = (self.resource(), self.call.name());
+        for _ in 0..TRIES {
+            let current = self.server.store().get(&resource.store, &self.call.key());
+            let current = current.ok_or_else(|| Failure::not_found(resource, name))?;
+            let mut shown = current.value();
+            resource.from_stored(&mut shown);
+            let new = make(&shown)?;
+            match self.replace(&current, shown, new).await? {
+                Ok(object) => return Ok(object),
+                Err(Refused::Missing) => return Err(Failure::not_found(resource, name)),
+                Err(Refused::Changed) => self.warnings.clear(),
+                Err(refused) => return Err(self.failure(name, refused)),
+            }
+        }
+        Err(Failure::modified(resource, name))
+    }
+
+    async fn replace(&mut self, current: &Arc<Object>, old: Value, mut new: Value) -> Outcome<Result<Arc<Object>, Refused>> {
+        let (server, call, resource) = (self.server, self.call, self.resource());
+        let name = call.name();
+        let sub = call.target.sub.as_deref();
+        self.check_type(&new)?;
+        self.check_version(current, &new)?;
+        self.prune(&mut new)?;
+        match sub {
+            Some("status") => strategy::prepare_status(resource, &old, &mut new),
+            _ => self.default(&mut new),
+        }
+        meta::keep_system(&old, &mut new);
+        let request = admission::Request::new(call, Operation::Update, self.dry_run);
+        if admission::mutate(server, &request, &mut new, Some(&old), &mut self.warnings).await? {
+            self.settle(&mut new);
+        }
+        if sub.is_none() {
+            strategy::prepare_update(resource, &old, &mut new);
+        }
+        server.prepare(resource, &mut new, Some(&old))?;
+        let causes = self.validate(&new, Some(&old));
+        self.refuse(name, causes)?;
+        admission::validate(server, &request, &new, Some(&old), &mut self.warnings).await?;
+        new["metadata"]["resourceVersion"] = current.version.to_string().into();
+        if new == old {
+            return Ok(Ok(current.clone()));
+        }
+        let done = meta::is_deleting(&new)
+            && meta::finalizers(&new).is_empty()
+            && new["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+            && !(resource.is("/namespaces") && new["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()));
+        Ok(self.store(name, Expect::Version(current.version), new, done).await)
+    }
+
+    /// resourceVersion and UID of the new state are preconditions.
+    fn check_version(&self, current: &Object, new: &Value) -> Outcome<()> {
+        let (resource, name) = (self.resource(), self.call.name());
+        let uid = meta::text(new, "uid");
+        if !uid.is_empty() && uid != current.uid {
+            let why = format!(
+                "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
+                 Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                resource.store.trim_start_matches('/'),
+                current.key,
+                current.uid
+            );
+            return Err(Failure::conflict(resource, name, &why));
+        }
+        match meta::text(new, "resourceVersion") {
+            "" | "0" if strategy::allows_unconditional_update(resource) => Ok(()),
+            "" | "0" => Err(Failure::invalid(
+                resource,
+                name,
+                &[Cause {
+                    field: "metadata.resourceVersion".into(),
+                    reason: "FieldValueInvalid",
+                    message: "Invalid value: 0x0: must be specified for an update".into(),
+                }],
+            )),
+            wanted if wanted == current.version.to_string() => Ok(()),
+            _ => Err(Failure::modified(resource, name)),
+        }
+    }
+
+    /// Decodes a body and checks its type; unknown fields are dropped, defaults filled in.
+    fn read(&mut self, body: &Bytes) -> Outcome<Value> {
+        let mut value = decode(&self.call.content_type, body)?;
+        self.check_type(&value)?;
+        if self.call.target.sub.is_none() {
+            self.prune(&mut value)?;
+            self.default(&mut value);
+        }
+        Ok(value)
+    }
+
+    fn check_type(&self, value: &Value) -> Outcome<()> {
+        let resource = self.resource();
+        let (version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
+        if !value.is_object() || kind.is_empty() {
+            return Err(Failure::bad_request(format!("Object 'Kind' is missing in '{value}'")));
+        }
+        if version != resource.api_version() {
+            return Err(Failure::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({})",
+                resource.api_version()
+            )));
+        }
+        if kind != resource.kind {
+            let why = format!("{kind} in version {:?} cannot be handled as a {}: converting ({version}, Kind={kind}) to ({}, Kind={}): unknown conversion", resource.version, resource.kind, resource.api_version(), resource.kind);
+            return Err(Failure::bad_request(why));
+        }
+        if !matches!(value["metadata"], Value::Object(_) | Value::Null) {
+            return Err(Failure::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta", resource.version)));
+        }
+        Ok(())
+    }
+
+    fn prune(&mut self, value: &mut Value) -> Outcome<()> {
+        let resource = self.resource();
+        if let Some(Err(why)) = resource.schema.as_ref().map(|s| s.check_types(value)) {
+            let kind = &resource.kind;
+            return Err(Failure::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", resource.version)));
+        }
+        let unknown = resource.schema.as_ref().map(|s| s.prune(value)).unwrap_or_default();
+        let texts: Vec<_> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+        match self.unknown {
+            _ if texts.is_empty() => {}
+            Unknown::Ignore => {}
+            Unknown::Warn => self.warnings.extend(texts),
+            Unknown::Strict => {
+                return Err(Failure::bad_request(format!(
+                    "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+                    resource.kind, resource.version, resource.kind, texts.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn default(&self, value: &mut Value) {
+        if let Some(schema) = &self.resource().schema {
+            schema.default(value);
+        }
+    }
+
+    /// Prunes and defaults what a webhook has changed.
+    fn settle(&self, value: &mut Value) {
+        if let Some(schema) = &self.resource().schema {
+            schema.prune(value);
+        }
+        self.default(value);
+    }
+
+    fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+        let mut causes = match (&self.resource().schema, old) {
+            (Some(schema), Some(old)) if self.call.target.sub.as_deref() == Some("status") => schema.validate_status(new, old),
+            (Some(schema), old) => schema.validate(new, old),
+            (None, _) => Vec::new(),
+        };
+        if self.resource().is("/services") {
+            causes.extend(service::validate(new, old));
+        }
+        causes
+    }
+
+    fn refuse(&self, name: &str, causes: Vec<Cause>) -> Outcome<()> {
+        match causes.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::invalid(self.resource(), name, &causes)),
+        }
+    }
+
+    /// Stores, or for a dry run makes what would have been stored.
+    pub async fn store(&self, name: &str, expect: Expect, mut value: Value, remove: bool) -> Result<Arc<Object>, Refused> {
+        let resource = self.resource();
+        resource.to_stored(&mut value);
+        let namespace = &self.call.target.namespace;
+        let key = resource.key(namespace, name);
+        if self.dry_run {
+            let found = self.server.store().get(&resource.store, &key);
+            if expect == Expect::Absent && found.is_some() {
+                return Err(Refused::Exists);
+            }
+            let version = found.map_or(0, |o| o.version);
+            return Ok(Arc::new(Object::new(&key, version, &value, &[])));
+        }
+        let guard = (expect == Expect::Absent && resource.namespaced).then(|| namespace.clone());
+        let write = Write { store: resource.store.clone(), key, expect, value, remove, namespace: guard };
+        let object = self.server.store().write(write).await?;
+        self.server.noticed(resource);
+        Ok(object)
+    }
+
+    fn failure(&self, name: &str, refused: Refused) -> Failure {
+        let (resource, namespace) = (self.resource(), &self.call.target.namespace);
+        match refused {
+            Refused::Exists => Failure::already_exists(resource, name),
+            Refused::Missing => Failure::not_found(resource, name),
+            Refused::Changed => Failure::modified(resource, name),
+            Refused::NoNamespace => Failure::no_namespace(namespace),
+            Refused::NamespaceTerminating => Failure::namespace_terminating(resource, name, namespace),
+            Refused::Disk(why) => Failure::internal(why),
+        }
+    }
+}
+
+/// POST `/pods/NAME/binding`: the scheduler's decision.
+pub async fn bind(server: &Server, call: &Call, body: &Bytes) -> Outcome<Value> {
+    let binding = decode(&call.content_type, body)?;
+    let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
+    if node.is_empty() {
+        let causes = [Cause { field: "target.name".into(), reason: "FieldValueRequired", message: "Required value".into() }];
+        return Err(Failure::invalid(call.resource(), call.name(), &causes));
+    }
+    let mut writing = Writing::new(server, call)?;
+    writing
+        .change(|pod| {
+            let name = call.name();
+            let refuse = |why: String| Failure::conflict(call.resource(), name, &why).renamed("pods", "pods/binding");
+            if meta::is_deleting(pod) {
+                return Err(refuse(format!("pod {name} is being deleted, cannot be assigned to a host")));
+            }
+            if let Some(assigned) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
+                return Err(refuse(format!("pod {name} is already assigned to node {assigned:?}")));
+            }
+            let mut pod = pod.clone();
+            pod["spec"]["nodeName"] = node.as_str().into();
+            for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
+                pod["metadata"]["annotations"][key] = value.clone();
+            }
+            let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::now()});
+            match pod["status"]["conditions"].as_array_mut() {
+                Some(conditions) => {
+                    conditions.retain(|c| c["type"] != "PodScheduled");
+                    conditions.push(scheduled);
+                }
+                None => pod["status"]["conditions"] = json!([scheduled]),
+            }
+            Ok(pod)
+        })
+        .await?;
+    Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))
+}
