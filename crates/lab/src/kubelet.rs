@@ -30,6 +30,8 @@ use crate::cni;
 use crate::events::Recorder;
 use record::Record;
 
+pub use node::LEASES;
+
 /// How the kubelet runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {

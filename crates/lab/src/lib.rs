@@ -10,6 +10,7 @@ pub mod balancer;
 pub mod client;
 pub mod cni;
 pub mod control;
+pub mod controllers;
 pub mod enter;
 pub mod events;
 pub mod gateway;

@@ -28,6 +28,8 @@ enum Command {
     Node(lab::node::Args),
     /// Kubelet and container runtime in miniature
     Kubelet(lab::kubelet::Args),
+    /// Scheduler and controllers in miniature
+    ControllerManager(lab::controllers::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Enter(args) => lab::enter::run(args),
         Command::Node(args) => lab::node::run(args),
         Command::Kubelet(args) => lab::kubelet::run(args),
+        Command::ControllerManager(args) => lab::controllers::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
