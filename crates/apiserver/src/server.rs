@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kinds::{Catalog, Resource, builtin_selectable};
 use crate::request::{Accept, Call, Query, Shape, Target};
+use crate::service::{Held, Ranges};
 use crate::status::{Failure, Outcome};
 use crate::storage::{self, Expect, Store, Write};
 use crate::write::{self, Reply, Writing};
-use crate::{collect, crd, delete, discovery, list, meta, render, watch};
+use crate::{collect, crd, delete, discovery, list, meta, render, service, watch};
 
 /// Largest request body, as kube-apiserver's.
 const BODY_LIMIT: usize = 3 << 20;
@@ -95,6 +96,7 @@ struct Inner {
     store: Store,
     catalog: RwLock<Arc<Catalog>>,
     options: Options,
+    ranges: Ranges,
     /// Held while a Service or a definition is written: both are checked against all others.
     serial: Mutex<()>,
     stop: CancellationToken,
@@ -103,6 +105,7 @@ struct Inner {
 impl Server {
     /// Opens the data directory, or an empty server in memory. Must be called within a tokio runtime.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let ranges = Ranges::new(&options.service_ranges, options.node_ports).map_err(OpenError::Setting)?;
         let path = options.data_dir.as_ref().map(|dir| dir.join("state.redb"));
         if let Some(dir) = &options.data_dir {
             std::fs::create_dir_all(dir).map_err(|source| OpenError::Directory { path: dir.clone(), source })?;
@@ -111,7 +114,7 @@ impl Server {
         let store = Store::open(path.as_deref(), builtin_selectable, options.history, follow)
             .map_err(|source| OpenError::Database { path: path.unwrap_or_default(), source: Box::new(source) })?;
         let stop = CancellationToken::new();
-        let inner = Inner { store, catalog: RwLock::default(), options, serial: Mutex::new(()), stop: stop.clone() };
+        let inner = Inner { store, catalog: RwLock::default(), options, ranges, serial: Mutex::new(()), stop: stop.clone() };
         let server = Self { inner: Arc::new(inner) };
         server.rebuild();
         for name in NAMESPACES {
@@ -184,6 +187,14 @@ impl Server {
     pub fn prepare(&self, resource: &Resource, new: &mut Value, old: Option<&Value>) -> Outcome<()> {
         match &*resource.store {
             DEFINITIONS => crd::prepare(&self.catalog(), new, old),
+            "/services" => {
+                let uid = meta::text(new, "uid");
+                let others: Vec<_> = self.store().all("/services").iter().filter(|s| s.uid != uid).map(|s| s.value()).collect();
+                let held = Held::by(others.iter());
+                let name = meta::text(new, "name").to_owned();
+                let allocated = service::allocate(&self.inner.ranges, &held, new, old)?;
+                allocated.map_err(|causes| Failure::invalid(resource, &name, &causes))?;
+            }
             _ => {}
         }
         Ok(())
