@@ -8,6 +8,7 @@
 pub mod app;
 pub mod balancer;
 pub mod client;
+pub mod cloud;
 pub mod cni;
 pub mod control;
 pub mod controllers;
@@ -19,5 +20,6 @@ pub mod kubelet;
 pub mod metadata;
 pub mod netns;
 pub mod node;
+pub mod proxy;
 pub mod vm;
 pub mod vpc;

@@ -30,6 +30,10 @@ enum Command {
     Kubelet(lab::kubelet::Args),
     /// Scheduler and controllers in miniature
     ControllerManager(lab::controllers::Args),
+    /// Services by nftables, as kube-proxy does them
+    KubeProxy(lab::proxy::Args),
+    /// Balancers for Services of type LoadBalancer
+    CloudController(lab::cloud::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,8 @@ fn main() -> ExitCode {
         Command::Node(args) => lab::node::run(args),
         Command::Kubelet(args) => lab::kubelet::run(args),
         Command::ControllerManager(args) => lab::controllers::run(args),
+        Command::KubeProxy(args) => lab::proxy::run(args),
+        Command::CloudController(args) => lab::cloud::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

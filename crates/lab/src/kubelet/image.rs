@@ -45,7 +45,7 @@ pub fn environment(pod: &Pod, container: &Container, addresses: &[std::net::IpAd
         let referred = variable.value_from.as_ref().and_then(|from| from.field_ref.as_ref()).map(|reference| field(&reference.field_path));
         (variable.name.clone(), variable.value.clone().or(referred).unwrap_or_default())
     });
-    [("HOSTNAME".to_owned(), pod.name_any())].into_iter().chain(own).collect()
+    ["HOSTNAME", "POD_NAME"].map(|name| (name.to_owned(), pod.name_any())).into_iter().chain(own).collect()
 }
 
 #[cfg(test)]
