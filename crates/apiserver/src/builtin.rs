@@ -4,6 +4,7 @@ use crate::schema::cause::Cause;
 use crate::schema::meta::{self, NameForm};
 use serde_json::Value;
 
+pub(crate) mod merge_keys;
 pub(crate) mod types;
 
 /// One built-in kind.
