@@ -160,11 +160,12 @@ fn pod_routes(value: &str) -> Result<Vec<Route>, String> {
 
 /// The default pools of a namespace; absent annotations yield empty lists.
 pub fn namespace_defaults(annotations: &Labels) -> Result<PoolNames, AnnotationError> {
-    let names = |key: &'static str| match annotations.get(key) {
-        None => Ok(Vec::new()),
-        Some(value) => json::parse(value)
-            .and_then(json::Json::strings)
-            .map_err(|reason| AnnotationError::Namespace { key, value: shortened(value), reason }),
-    };
+    let names =
+        |key: &'static str| match annotations.get(key) {
+            None => Ok(Vec::new()),
+            Some(value) => json::parse(value)
+                .and_then(json::Json::strings)
+                .map_err(|reason| AnnotationError::Namespace { key, value: shortened(value), reason }),
+        };
     Ok(PoolNames { v4: names(NAMESPACE_DEFAULT_V4)?, v6: names(NAMESPACE_DEFAULT_V6)? })
 }

@@ -47,7 +47,12 @@ mod tests {
         ];
         assert!(!is_alive(None));
         for (terminating, phase, reason, restart_policy, alive) in rows {
-            let pod = PodPhase { terminating, phase: phase.into(), reason: reason.into(), restart_policy: restart_policy.into() };
+            let pod = PodPhase {
+                terminating,
+                phase: phase.into(),
+                reason: reason.into(),
+                restart_policy: restart_policy.into(),
+            };
             assert_eq!(is_alive(Some(&pod)), alive, "{pod:?}");
         }
     }

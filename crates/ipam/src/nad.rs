@@ -52,7 +52,8 @@ pub fn networks(annotations: &Labels, pod_namespace: &str) -> Result<Vec<(String
     let Some(text) = annotations.get(NETWORKS).filter(|text| !text.trim().is_empty()) else {
         return Ok(Vec::new());
     };
-    let parsed = parse_networks(text, pod_namespace).map_err(|source| NadError::Annotation { key: NETWORKS, source })?;
+    let parsed =
+        parse_networks(text, pod_namespace).map_err(|source| NadError::Annotation { key: NETWORKS, source })?;
     let named = |(index, network): (usize, Network)| {
         (network.interface.clone().unwrap_or_else(|| format!("net{}", index + 1)), network)
     };
@@ -60,7 +61,12 @@ pub fn networks(annotations: &Labels, pod_namespace: &str) -> Result<Vec<(String
 }
 
 /// The network that makes `nic`.
-pub fn network_of(nic: &str, annotations: &Labels, pod_namespace: &str, defaults: &NadDefaults) -> Result<Network, NadError> {
+pub fn network_of(
+    nic: &str,
+    annotations: &Labels,
+    pod_namespace: &str,
+    defaults: &NadDefaults,
+) -> Result<Network, NadError> {
     if nic == FIRST_NIC {
         return default_network(annotations, defaults);
     }

@@ -89,7 +89,10 @@ mod tests {
         let rows = [
             (None, Step::Top(pod.clone())),
             (Some(owner("apps.kruise.io/v1", "StatefulSet")), Step::Top(owner("apps.kruise.io/v1", "StatefulSet"))),
-            (Some(owner("kubevirt.io/v1", "VirtualMachineInstance")), Step::Top(owner("kubevirt.io/v1", "VirtualMachineInstance"))),
+            (
+                Some(owner("kubevirt.io/v1", "VirtualMachineInstance")),
+                Step::Top(owner("kubevirt.io/v1", "VirtualMachineInstance")),
+            ),
             (Some(owner("v1", "Node")), Step::Top(owner("v1", "Node"))),
             (Some(owner("apps/v1", "Deployment")), Step::Top(owner("apps/v1", "Deployment"))),
             (Some(owner("apps/v1", "ReplicaSet")), Step::Fetch(owner("apps/v1", "ReplicaSet"))),

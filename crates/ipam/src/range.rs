@@ -196,9 +196,7 @@ pub(crate) fn to_number(address: IpAddr) -> u128 {
 /// The address behind a number of `family`.
 pub(crate) fn to_address(family: Family, number: u128) -> IpAddr {
     match family {
-        Family::V4 => {
-            Ipv4Addr::from(u32::try_from(number).expect("IPv4 numbers come from IPv4 addresses")).into()
-        }
+        Family::V4 => Ipv4Addr::from(u32::try_from(number).expect("IPv4 numbers come from IPv4 addresses")).into(),
         Family::V6 => Ipv6Addr::from(number).into(),
     }
 }

@@ -13,7 +13,10 @@ use std::fmt;
 
 pub use pool::{Peer, PoolContext, Used, mutate_pool, validate_pool_create, validate_pool_update};
 pub use reserved::{mutate_reserved, validate_reserved_create, validate_reserved_update};
-pub use spec::{FINALIZER, LABEL_POOL_CIDR, LABEL_POOL_OWNER_SUBNET, LABEL_SUBNET_CIDR, Mutation, PoolSpec, ReservedSpec, SubnetSpec, Warning};
+pub use spec::{
+    FINALIZER, LABEL_POOL_CIDR, LABEL_POOL_OWNER_SUBNET, LABEL_SUBNET_CIDR, Mutation, PoolSpec, ReservedSpec,
+    SubnetSpec, Warning,
+};
 pub use subnet::{OwnerSubnet, SubnetContext, mutate_subnet, validate_subnet_create, validate_subnet_update};
 
 use crate::family::Family;

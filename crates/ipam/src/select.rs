@@ -181,7 +181,9 @@ pub enum SelectError {
         value: String,
     },
     /// No source names a pool.
-    #[error("no IPPool available: neither Pod, Namespace and CNI configuration name a pool for NIC {nic}, nor is any pool marked as default")]
+    #[error(
+        "no IPPool available: neither Pod, Namespace and CNI configuration name a pool for NIC {nic}, nor is any pool marked as default"
+    )]
     NoSource {
         /// NIC.
         nic: String,
@@ -215,8 +217,7 @@ fn join(rejected: &[Rejection]) -> String {
 /// Selects the pools of every NIC that this ADD must serve.
 pub fn select(request: &Request<'_>) -> Result<Selection, SelectError> {
     let (source, nics) = candidates(request)?;
-    let plans: Result<Vec<NicPlan>, SelectError> =
-        nics.into_iter().map(|nic| plan_of(request, source, nic)).collect();
+    let plans: Result<Vec<NicPlan>, SelectError> = nics.into_iter().map(|nic| plan_of(request, source, nic)).collect();
     Ok(Selection { source, nics: plans? })
 }
 

@@ -98,7 +98,11 @@ fn from_json(members: Members, raw: &serde_json::Value) -> Result<Network, Strin
     let name = members.string("name")?.filter(|name| !name.is_empty()).ok_or("an item has no 'name'")?;
     let network = Network {
         namespace: members.string("namespace")?.unwrap_or_default(),
-        interface: members.string("interface")?.filter(|text| !text.is_empty()).map(|text| checked_interface(&text)).transpose()?,
+        interface: members
+            .string("interface")?
+            .filter(|text| !text.is_empty())
+            .map(|text| checked_interface(&text))
+            .transpose()?,
         ips: members.strings("ips")?,
         mac: members.string("mac")?.filter(|text| !text.is_empty()),
         infiniband_guid: members.string("infiniband-guid")?.filter(|text| !text.is_empty()),
@@ -151,5 +155,9 @@ fn is_hardware_address(text: &str) -> bool {
 fn checked_interface(name: &str) -> Result<String, String> {
     let bad = name.is_empty() || name.len() > 15 || name.contains(|c: char| c == '/' || c.is_whitespace());
     let bad = bad || name == "." || name == "..";
-    if bad { Err(format!("'{name}' is not an interface name (1 to 15 bytes, no blank, no '/')")) } else { Ok(name.to_owned()) }
+    if bad {
+        Err(format!("'{name}' is not an interface name (1 to 15 bytes, no blank, no '/')"))
+    } else {
+        Ok(name.to_owned())
+    }
 }

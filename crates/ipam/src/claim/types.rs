@@ -180,7 +180,7 @@ pub enum Event {
     Add(Ticket, Add),
     /// A sandbox's use of addresses ends.
     Release(Ticket, Release),
-    /// Nobody waits for this request any more. An ADD is undone; a release goes on unattended.
+    /// Nobody waits for this request any more: no answer follows. An ADD is undone; a release goes on unattended.
     Cancel(Ticket),
     /// A call to the API server ended, or was given up.
     Reply(Op, Outcome),

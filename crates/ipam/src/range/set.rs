@@ -51,9 +51,7 @@ impl SpanSet {
 
     /// Whether every address of `other` is in the set.
     pub fn covers(&self, other: &Self) -> bool {
-        other.spans.iter().all(|span| {
-            self.run_of(span.family, span.first).is_some_and(|run| run.last >= span.last)
-        })
+        other.spans.iter().all(|span| self.run_of(span.family, span.first).is_some_and(|run| run.last >= span.last))
     }
 
     /// Adds one address; false when it was there already.
@@ -67,10 +65,10 @@ impl SpanSet {
 
     /// Adds a run, joining what touches.
     pub fn add(&mut self, span: Span) {
-        let touches_left = |run: &Span| run.family == span.family && run.last.checked_add(1).is_none_or(|next| next >= span.first);
-        let start = self.spans.partition_point(|run| {
-            (run.family, run.first) < (span.family, span.first) && !touches_left(run)
-        });
+        let touches_left =
+            |run: &Span| run.family == span.family && run.last.checked_add(1).is_none_or(|next| next >= span.first);
+        let start =
+            self.spans.partition_point(|run| (run.family, run.first) < (span.family, span.first) && !touches_left(run));
         let mut joined = span;
         let mut end = start;
         while let Some(run) = self.spans.get(end) {

@@ -15,7 +15,11 @@ use crate::route::default_destination;
 pub(super) fn family(network: &Network<'_>, enabled: Enabled) -> Result<Family, FieldError> {
     let field = "spec.ipVersion";
     let Some(version) = network.ip_version else {
-        return Err(FieldError::invalid(field, &network.ip_version, "is not generated correctly, 'spec.subnet' may be invalid"));
+        return Err(FieldError::invalid(
+            field,
+            &network.ip_version,
+            "is not generated correctly, 'spec.subnet' may be invalid",
+        ));
     };
     let family = Family::from_version(version).ok_or_else(|| FieldError::not_supported(field, &version, "4, 6"))?;
     if enabled.has(family) {
@@ -26,7 +30,8 @@ pub(super) fn family(network: &Network<'_>, enabled: Enabled) -> Result<Family, 
 
 /// `subnet` is the canonical text of a network of that family.
 pub(super) fn subnet(network: &Network<'_>, family: Family) -> Result<IpNet, FieldError> {
-    canonical_cidr(network.subnet, family).map_err(|error| FieldError::invalid("spec.subnet", &network.subnet, error.to_string()))
+    canonical_cidr(network.subnet, family)
+        .map_err(|error| FieldError::invalid("spec.subnet", &network.subnet, error.to_string()))
 }
 
 /// Ranges, gateway and routes against the subnet: rules 6, 8 and 9.
@@ -41,7 +46,13 @@ pub(super) fn content(network: &Network<'_>, net: IpNet, family: Family) -> Vec<
 }
 
 /// Parses elements; each must lie in the subnet. `None` stands for one that does not parse.
-fn ranges(field: &str, texts: &[String], network: &Network<'_>, net: IpNet, family: Family) -> (Vec<Option<Span>>, Vec<FieldError>) {
+fn ranges(
+    field: &str,
+    texts: &[String],
+    network: &Network<'_>,
+    net: IpNet,
+    family: Family,
+) -> (Vec<Option<Span>>, Vec<FieldError>) {
     let mut errors = Vec::new();
     let whole = Span::network(net);
     let mut spans = Vec::with_capacity(texts.len());
@@ -62,7 +73,8 @@ fn ranges(field: &str, texts: &[String], network: &Network<'_>, net: IpNet, fami
 }
 
 fn overlaps(texts: &[String], spans: &[Option<Span>]) -> Vec<FieldError> {
-    let mut sorted: Vec<(Span, usize)> = spans.iter().enumerate().filter_map(|(index, span)| Some(((*span)?, index))).collect();
+    let mut sorted: Vec<(Span, usize)> =
+        spans.iter().enumerate().filter_map(|(index, span)| Some(((*span)?, index))).collect();
     sorted.sort_unstable();
     let mut errors = Vec::new();
     let mut reach: Option<(Span, usize)> = None;
@@ -84,14 +96,20 @@ fn gateway(network: &Network<'_>, net: IpNet, ips: &[Option<Span>], excluded: &[
     let text = network.gateway?;
     let field = "spec.gateway";
     let Some(address) = text.parse().ok().filter(|address| net.contains(address)) else {
-        return Some(FieldError::invalid(field, &text, format!("not pertains to the 'spec.subnet' {} of {}", network.subnet, network.kind)));
+        return Some(FieldError::invalid(
+            field,
+            &text,
+            format!("not pertains to the 'spec.subnet' {} of {}", network.subnet, network.kind),
+        ));
     };
     let has = |span: &Option<Span>| span.is_some_and(|span| span.contains(address));
     if excluded.iter().any(has) {
         return None;
     }
     let index = ips.iter().position(has)?;
-    let text = format!("conflicts with 'spec.gateway' {text}, add the gateway IP address to 'spec.excludeIPs' or remove it from 'spec.ips'");
+    let text = format!(
+        "conflicts with 'spec.gateway' {text}, add the gateway IP address to 'spec.excludeIPs' or remove it from 'spec.ips'"
+    );
     Some(FieldError::invalid(format!("spec.ips[{index}]"), &network.ips[index], text))
 }
 
@@ -102,7 +120,11 @@ fn routes(network: &Network<'_>, net: IpNet, family: Family) -> Vec<FieldError> 
         let dst = format!("spec.routes[{index}].dst");
         let parsed = route.dst.parse::<IpNet>().ok().filter(|net| Family::of(net.addr()) == family);
         if route.dst == default_destination(family) || parsed.is_some_and(|net| net.prefix_len() == 0) {
-            errors.push(FieldError::invalid(dst, &route.dst, "please specify 'spec.gateway' to configure the default route"));
+            errors.push(FieldError::invalid(
+                dst,
+                &route.dst,
+                "please specify 'spec.gateway' to configure the default route",
+            ));
         } else if !seen.insert(&route.dst) {
             errors.push(FieldError::invalid(dst, &route.dst, "duplicate route with the same dst"));
         } else if parsed.is_none() {

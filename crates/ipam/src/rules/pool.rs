@@ -57,7 +57,13 @@ pub struct PoolContext<'a> {
 /// Mutation on CREATE and UPDATE. Terminating objects are left alone.
 ///
 /// Each step stands for itself: one that cannot be done leaves a warning and the rest is done, and validation refuses the object.
-pub fn mutate_pool(spec: &PoolSpec, labels: &Labels, finalizers: &[String], terminating: bool, owner: Option<&OwnerSubnet>) -> Mutation {
+pub fn mutate_pool(
+    spec: &PoolSpec,
+    labels: &Labels,
+    finalizers: &[String],
+    terminating: bool,
+    owner: Option<&OwnerSubnet>,
+) -> Mutation {
     let mut mutation = Mutation::default();
     if terminating {
         return mutation;
@@ -78,7 +84,12 @@ pub fn mutate_pool(spec: &PoolSpec, labels: &Labels, finalizers: &[String], term
 }
 
 /// Validation on CREATE; `spec` after mutation.
-pub fn validate_pool_create(name: &str, spec: &PoolSpec, labels: &Labels, context: &PoolContext<'_>) -> Result<(), Refusal> {
+pub fn validate_pool_create(
+    name: &str,
+    spec: &PoolSpec,
+    labels: &Labels,
+    context: &PoolContext<'_>,
+) -> Result<(), Refusal> {
     let view = spec.network();
     let family = network::family(&view, context.enabled)?;
     let net = network::subnet(&view, family)?;
@@ -132,7 +143,8 @@ fn in_use_stays(addresses: &SpanSet, used: &[Used]) -> Result<(), Refusal> {
     if lost.is_empty() {
         return Ok(());
     }
-    let mut names: Vec<String> = lost.iter().take(10).map(|used| format!("{} (used by {})", used.address, used.holder)).collect();
+    let mut names: Vec<String> =
+        lost.iter().take(10).map(|used| format!("{} (used by {})", used.address, used.holder)).collect();
     if lost.len() > names.len() {
         names.push(format!("and {} more", lost.len() - names.len()));
     }
@@ -140,7 +152,14 @@ fn in_use_stays(addresses: &SpanSet, used: &[Used]) -> Result<(), Refusal> {
 }
 
 /// Rules 6 to 11.
-fn content(name: &str, spec: &PoolSpec, labels: &Labels, net: IpNet, family: Family, context: &PoolContext<'_>) -> Result<(), Refusal> {
+fn content(
+    name: &str,
+    spec: &PoolSpec,
+    labels: &Labels,
+    net: IpNet,
+    family: Family,
+    context: &PoolContext<'_>,
+) -> Result<(), Refusal> {
     let mut errors = network::content(&spec.network(), net, family);
     errors.extend(pod_affinity(spec, labels));
     if !errors.is_empty() {
@@ -165,7 +184,9 @@ fn pod_affinity(spec: &PoolSpec, labels: &Labels) -> Option<FieldError> {
         let foreign = selector.match_labels.keys().find(|key| !AFFINITY_KEYS.contains(&key.as_str()));
         let text = match foreign {
             Some(key) => format!("auto-created IPPool may not have the label '{key}'"),
-            None if !selector.match_expressions.is_empty() => "auto-created IPPool may not have matchExpressions".to_owned(),
+            None if !selector.match_expressions.is_empty() => {
+                "auto-created IPPool may not have matchExpressions".to_owned()
+            }
             None => return None,
         };
         return Some(FieldError::invalid(field, selector, text));

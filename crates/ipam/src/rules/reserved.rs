@@ -25,7 +25,12 @@ pub fn mutate_reserved(spec: &ReservedSpec, terminating: bool) -> Mutation {
 pub fn validate_reserved_create(spec: &ReservedSpec, enabled: Enabled) -> Result<(), Refusal> {
     let field = "spec.ipVersion";
     let Some(version) = spec.ip_version else {
-        return Err(FieldError::invalid(field, &spec.ip_version, "is not generated correctly, 'spec.ips' is empty or 'spec.ips[0]' is invalid").into());
+        return Err(FieldError::invalid(
+            field,
+            &spec.ip_version,
+            "is not generated correctly, 'spec.ips' is empty or 'spec.ips[0]' is invalid",
+        )
+        .into());
     };
     let family = Family::from_version(version).ok_or_else(|| FieldError::not_supported(field, &version, "4, 6"))?;
     if !enabled.has(family) {
@@ -40,7 +45,12 @@ pub fn validate_reserved_create(spec: &ReservedSpec, enabled: Enabled) -> Result
 }
 
 /// Validation on UPDATE; `new` after mutation.
-pub fn validate_reserved_update(name: &str, (old, new): (&ReservedSpec, &ReservedSpec), terminating: bool, enabled: Enabled) -> Result<(), Refusal> {
+pub fn validate_reserved_update(
+    name: &str,
+    (old, new): (&ReservedSpec, &ReservedSpec),
+    terminating: bool,
+    enabled: Enabled,
+) -> Result<(), Refusal> {
     if terminating {
         return Err(Refusal::Forbidden(format!("cannot update a terminating ReservedIP {name}")));
     }

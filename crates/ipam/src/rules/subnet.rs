@@ -81,7 +81,8 @@ fn holds_pools(spec: &SubnetSpec, net: IpNet, pools: &[Peer]) -> Result<(), Refu
     for pool in pools.iter().filter(|pool| pool.subnet == net) {
         let outside = pool.addresses.difference(&addresses);
         if !outside.is_empty() {
-            let text = format!("does not contain IP ranges {} of the existing IPPool {}", shortened(&outside), pool.name);
+            let text =
+                format!("does not contain IP ranges {} of the existing IPPool {}", shortened(&outside), pool.name);
             return Err(FieldError::forbidden("spec.ips", text).into());
         }
     }

@@ -57,11 +57,20 @@ pub fn candidates(request: &Request<'_>) -> Result<(Source, Vec<NicCandidates>),
     cluster_default(request)
 }
 
-fn one_nic(request: &Request<'_>, source: Source, names: &PoolNames) -> Result<(Source, Vec<NicCandidates>), SelectError> {
+fn one_nic(
+    request: &Request<'_>,
+    source: Source,
+    names: &PoolNames,
+) -> Result<(Source, Vec<NicCandidates>), SelectError> {
     Ok((source, vec![nic_candidates(request, request.nic, request.cni.clean_gateway, names)?]))
 }
 
-fn nic_candidates(request: &Request<'_>, nic: &str, clean_gateway: bool, names: &PoolNames) -> Result<NicCandidates, SelectError> {
+fn nic_candidates(
+    request: &Request<'_>,
+    nic: &str,
+    clean_gateway: bool,
+    names: &PoolNames,
+) -> Result<NicCandidates, SelectError> {
     let mut families = Vec::new();
     for (family, names) in [(Family::V4, &names.v4), (Family::V6, &names.v6)] {
         if !names.is_empty() {
@@ -84,7 +93,8 @@ fn of_all_nics(request: &Request<'_>, value: &str) -> Result<Vec<NicCandidates>,
         names.zip(items).collect()
     };
     if !named.iter().any(|(nic, _)| nic == request.nic) {
-        let text = format!("Pod annotation '{POD_IPPOOLS}' (value '{value}'): interface {} must be specified", request.nic);
+        let text =
+            format!("Pod annotation '{POD_IPPOOLS}' (value '{value}'): interface {} must be specified", request.nic);
         return Err(SelectError::WrongInput(text));
     }
     named.iter().map(|(nic, item)| nic_candidates(request, nic, item.clean_gateway, &item.pools)).collect()
@@ -118,7 +128,11 @@ fn resolve(request: &Request<'_>, family: Family, names: &[String]) -> Result<Ca
             request.pools.get(name).into_iter().collect()
         };
         if found.is_empty() {
-            let reason = if Pattern::is_pattern(name) { format!("pattern matches no {family} IPPool") } else { "IPPool not found".to_owned() };
+            let reason = if Pattern::is_pattern(name) {
+                format!("pattern matches no {family} IPPool")
+            } else {
+                "IPPool not found".to_owned()
+            };
             candidate.rejected.push(Rejection { pool: name.clone(), reason });
             if seen.contains(&name.as_str()) {
                 return Err(duplicate(name));

@@ -60,15 +60,31 @@ fn test(request: &Request<'_>, nic: &str, family: Family, pool: &Pool) -> Result
     let node = &request.pod.node;
     by_name_or_labels("Node", node, &pool.node_names, pool.node_affinity.as_ref(), request.node_labels)?;
     let namespace = &request.pod.namespace;
-    by_name_or_labels("Namespace", namespace, &pool.namespace_names, pool.namespace_affinity.as_ref(), request.namespace_labels)?;
+    by_name_or_labels(
+        "Namespace",
+        namespace,
+        &pool.namespace_names,
+        pool.namespace_affinity.as_ref(),
+        request.namespace_labels,
+    )?;
     by_pod(request, pool)?;
     by_network(request, nic, pool)?;
     by_master(request, nic, pool)
 }
 
-fn by_name_or_labels(kind: &str, name: &str, names: &[String], affinity: Option<&LabelSelector>, labels: Result<&Labels, &str>) -> Result<(), String> {
+fn by_name_or_labels(
+    kind: &str,
+    name: &str,
+    names: &[String],
+    affinity: Option<&LabelSelector>,
+    labels: Result<&Labels, &str>,
+) -> Result<(), String> {
     if !names.is_empty() {
-        return names.iter().any(|one| one == name).then_some(()).ok_or_else(|| format!("unmatched {kind} name {name}"));
+        return names
+            .iter()
+            .any(|one| one == name)
+            .then_some(())
+            .ok_or_else(|| format!("unmatched {kind} name {name}"));
     }
     let Some(selector) = affinity.filter(|selector| !selector.is_empty()) else { return Ok(()) };
     let labels = labels.map_err(|error| format!("labels of {kind} {name} are unknown: {error}"))?;
@@ -97,7 +113,10 @@ fn by_pod(request: &Request<'_>, pool: &Pool) -> Result<(), String> {
 pub fn is_affinity_of(selector: &LabelSelector, top: &TopController) -> bool {
     let owner = &top.owner;
     let values = [owner.group(), owner.version(), &owner.kind, &top.namespace, &owner.name];
-    AFFINITY_KEYS.iter().zip(values).all(|(key, value)| selector.match_labels.get(*key).is_some_and(|label| label == value))
+    AFFINITY_KEYS
+        .iter()
+        .zip(values)
+        .all(|(key, value)| selector.match_labels.get(*key).is_some_and(|label| label == value))
 }
 
 fn by_network(request: &Request<'_>, nic: &str, pool: &Pool) -> Result<(), String> {
@@ -106,7 +125,8 @@ fn by_network(request: &Request<'_>, nic: &str, pool: &Pool) -> Result<(), Strin
     }
     let pod = request.pod;
     let defaults = &request.settings.nad;
-    let network = nad::network_of(nic, &pod.annotations, &pod.namespace, defaults).map_err(|error| error.to_string())?;
+    let network =
+        nad::network_of(nic, &pod.annotations, &pod.namespace, defaults).map_err(|error| error.to_string())?;
     let full = |name: &String| match name.split_once('/') {
         Some(_) => name.clone(),
         None => format!("{}/{name}", defaults.agent_namespace),
@@ -128,7 +148,9 @@ fn by_master(request: &Request<'_>, nic: &str, pool: &Pool) -> Result<(), String
         Some(Err(error)) => Err(format!("the master of NIC {nic} is unknown: {error}")),
         Some(Ok((name, addresses))) => {
             let inside = addresses.iter().any(|address| pool.subnet.contains(address));
-            inside.then_some(()).ok_or_else(|| format!("subnet {} contains no address of master {name} of NIC {nic}", pool.subnet))
+            inside
+                .then_some(())
+                .ok_or_else(|| format!("subnet {} contains no address of master {name} of NIC {nic}", pool.subnet))
         }
     }
 }

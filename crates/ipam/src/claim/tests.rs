@@ -1,0 +1,5 @@
+//! The protocol in a deterministic world.
+
+mod protocol;
+mod simulation;
+mod world;

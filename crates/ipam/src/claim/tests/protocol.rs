@@ -1,0 +1,305 @@
+//! One rule per test, with every reply in hand.
+
+use super::world::{Single, add, pool, release, want};
+use crate::claim::*;
+use crate::pool::Pool;
+use crate::range::SpanSet;
+
+fn small() -> Pool {
+    pool("small", "10.0.0.0/24", &["10.0.0.1-10.0.0.3"])
+}
+
+fn unknown() -> Option<Outcome> {
+    Some(Outcome::Unknown("timed out".into()))
+}
+
+#[test]
+fn a_pool_with_as_many_addresses_as_pods_fills_to_the_last_one() {
+    let mut world = Single::new(Vec::new());
+    for pod in ["a", "b", "c"] {
+        world.add_now(add(pod, pod, "eth0", vec![want("eth0", &[small()])])).unwrap();
+    }
+    assert_eq!(world.api.objects.len(), 3);
+    let error = world.add_now(add("d", "d", "eth0", vec![want("eth0", &[small()])])).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "all IP addresses used out: NIC eth0 IPv4: pool small: all its 3 IP addresses are in use"
+    );
+    assert!(world.claims.is_idle());
+}
+
+#[test]
+fn the_next_pool_serves_when_one_is_used_up() {
+    let mut world = Single::new(Vec::new());
+    let second = pool("second", "10.0.1.0/24", &["10.0.1.9"]);
+    for pod in ["a", "b", "c"] {
+        world.add_now(add(pod, pod, "eth0", vec![want("eth0", &[small(), second.clone()])])).unwrap();
+    }
+    let last = world.add_now(add("d", "d", "eth0", vec![want("eth0", &[small(), second.clone()])])).unwrap();
+    assert_eq!(last, [("eth0".to_owned(), "10.0.1.9".parse().unwrap())]);
+    let mut wanted = want("eth0", &[small(), second]);
+    wanted.rejected.push(Rejection { pool: "third".into(), reason: "unmatched Node name x".into() });
+    let error = world.add_now(add("e", "e", "eth0", vec![wanted])).unwrap_err().to_string();
+    for part in ["pool small: all its 3", "pool second: all its 1", "pool third: unmatched Node name x"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_repeated_add_gets_the_same_address_also_after_a_restart() {
+    let mut world = Single::new(Vec::new());
+    let wants = || vec![want("eth0", &[small()]), want("eth1", &[small()])];
+    let first = world.add_now(add("a", "c1", "eth0", wants())).unwrap();
+    assert_eq!(first.len(), 2);
+    assert_ne!(first[0].1, first[1].1, "two NICs never get the same address");
+    assert_eq!(world.add_now(add("a", "c1", "eth0", wants())).unwrap(), first);
+    let stored = world.api.of_node("node");
+    let mut again = Single::new(stored);
+    assert_eq!(again.add_now(add("a", "c1", "eth0", wants())).unwrap(), first);
+    assert_eq!(again.add_now(add("a", "c1", "eth1", Vec::new())).unwrap(), first, "known claims do without wants");
+    assert_eq!(again.api.creates, 0);
+}
+
+#[test]
+fn a_new_sandbox_of_the_same_pod_takes_the_address_over() {
+    let mut world = Single::new(Vec::new());
+    let first = world.add_now(add("a", "c1", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    assert_eq!(world.release_now(release("a", "c1", "eth0", PodFate::Alive)).kept.len(), 1);
+    assert_eq!(world.add_now(add("a", "c2", "eth0", vec![want("eth0", &[small()])])).unwrap(), first);
+    let container = world.api.objects[&first[0].1].claim.pod().unwrap().container.clone();
+    assert_eq!(container.as_deref(), Some("c2"));
+    let late = world.release_now(release("a", "c1", "eth0", PodFate::Gone));
+    assert_eq!(late, Released::default(), "a late DEL of an older sandbox changes nothing");
+    assert_eq!(world.release_now(release("a", "c2", "eth0", PodFate::Gone)).freed.len(), 1);
+    assert!(world.api.objects.is_empty());
+}
+
+#[test]
+fn a_release_is_for_one_nic_and_the_last_one_frees_what_nobody_used() {
+    let mut world = Single::new(Vec::new());
+    let wants = || vec![want("eth0", &[small()]), want("eth1", &[small()]), want("eth2", &[small()])];
+    world.add_now(add("a", "c1", "eth0", wants())).unwrap();
+    world.add_now(add("a", "c1", "eth1", wants())).unwrap();
+    let freed = world.release_now(release("a", "c1", "eth1", PodFate::Gone)).freed;
+    let nics: Vec<&str> = freed.iter().map(|claim| claim.pod().unwrap().interface.as_str()).collect();
+    assert_eq!(nics, ["eth1", "eth2"], "eth0 is still up, eth2 never was");
+    assert_eq!(world.release_now(release("a", "c1", "eth0", PodFate::Gone)).freed.len(), 1);
+    assert!(world.api.objects.is_empty());
+}
+
+#[test]
+fn a_release_without_uid_finds_the_pod_by_its_sandbox() {
+    let mut world = Single::new(Vec::new());
+    world.add_now(add("a", "c1", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    let unnamed = |container: &str| Release {
+        pod_uid: None,
+        container: container.into(),
+        interface: Some("eth0".into()),
+        fate: PodFate::Gone,
+    };
+    assert_eq!(world.release_now(unnamed("other")), Released::default());
+    assert_eq!(world.release_now(unnamed("c1")).freed.len(), 1);
+}
+
+#[test]
+fn what_other_nics_got_is_given_back_when_one_gets_nothing() {
+    let mut world = Single::new(Vec::new());
+    let empty = pool("empty", "fd00::/64", &[]);
+    let error =
+        world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()]), want("eth0", &[empty])])).unwrap_err();
+    assert!(error.to_string().contains("NIC eth0 IPv6: pool empty: it has no IP addresses"), "{error}");
+    assert!(world.api.objects.is_empty());
+    assert!(world.claims.is_idle() && world.claims.all().next().is_none());
+}
+
+#[test]
+fn reserved_addresses_are_never_given() {
+    let mut world = Single::new(Vec::new());
+    let reserved: SpanSet = ["10.0.0.1-10.0.0.2".parse::<crate::Span>().unwrap()].into_iter().collect();
+    let request = |pod: &str| Add {
+        reserved: std::sync::Arc::new(reserved.clone()),
+        ..add(pod, pod, "eth0", vec![want("eth0", &[small()])])
+    };
+    assert_eq!(world.add_now(request("a")).unwrap()[0].1, "10.0.0.3".parse::<std::net::IpAddr>().unwrap());
+    let error = world.add_now(request("b")).unwrap_err().to_string();
+    assert!(error.contains("all its 1 IP addresses are in use (2 more are reserved)"), "{error}");
+}
+
+#[test]
+fn a_create_that_landed_without_an_answer_is_found_by_reading_back() {
+    let mut world = Single::new(Vec::new());
+    let ticket = world.ask(|ticket| Event::Add(ticket, add("a", "c", "eth0", vec![want("eth0", &[small()])])));
+    let (_, create) = world.calls[0].clone();
+    world.api.apply("node", &create, &mut super::world::Random(1));
+    world.reply(unknown());
+    assert!(world.answers.is_empty(), "nothing is answered before the outcome is known");
+    assert!(matches!(world.reply(None), Call::Read(_)));
+    assert_eq!(world.added(ticket).unwrap().len(), 1);
+    assert_eq!(world.api.objects.len(), 1);
+}
+
+#[test]
+fn an_add_without_api_server_fails_and_leaves_nothing() {
+    let mut world = Single::new(Vec::new());
+    let ticket = world.ask(|ticket| Event::Add(ticket, add("a", "c", "eth0", vec![want("eth0", &[small()])])));
+    let (_, create) = world.calls[0].clone();
+    while world.answers.is_empty() {
+        world.reply(unknown());
+    }
+    let error = world.added(ticket).unwrap_err().to_string();
+    assert!(error.starts_with("no answer from the API server (claiming 10.0.0."), "{error}");
+    // The create lands at last; the machine still looks for it.
+    world.api.apply("node", &create, &mut super::world::Random(1));
+    world.settle();
+    assert!(world.api.objects.is_empty() && world.claims.is_idle());
+}
+
+#[test]
+fn a_create_that_lands_after_it_was_given_up_is_found_by_reconciling() {
+    let mut world = Single::new(Vec::new());
+    world.ask(|ticket| Event::Add(ticket, add("a", "c", "eth0", vec![want("eth0", &[small()])])));
+    let (_, create) = world.calls[0].clone();
+    while world.answers.is_empty() {
+        world.reply(unknown());
+    }
+    world.settle();
+    world.api.apply("node", &create, &mut super::world::Random(1));
+    world.event(Event::Reconcile);
+    world.settle();
+    assert!(world.api.objects.is_empty());
+    assert!(world.notes.iter().any(|note| matches!(note, Note::GaveBack(_))));
+}
+
+#[test]
+fn a_second_add_waits_for_the_first_and_gets_its_answer() {
+    let mut world = Single::new(Vec::new());
+    let request = || add("a", "c", "eth0", vec![want("eth0", &[small()])]);
+    let first = world.ask(|ticket| Event::Add(ticket, request()));
+    let second = world.ask(|ticket| Event::Add(ticket, request()));
+    assert_eq!(world.calls.len(), 1);
+    world.settle();
+    assert_eq!(world.added(first), world.added(second));
+    assert_eq!(world.api.creates, 1);
+}
+
+#[test]
+fn a_release_ends_the_add_that_still_runs() {
+    let mut world = Single::new(Vec::new());
+    let request = || add("a", "c", "eth0", vec![want("eth0", &[small()])]);
+    let running = world.ask(|ticket| Event::Add(ticket, request()));
+    let waiting = world.ask(|ticket| Event::Add(ticket, request()));
+    world.release_now(release("a", "c", "eth0", PodFate::Gone));
+    assert_eq!(world.added(running), Err(AddError::Cancelled));
+    assert_eq!(world.added(waiting), Err(AddError::Cancelled));
+    assert!(world.api.objects.is_empty() && world.claims.is_idle());
+}
+
+#[test]
+fn a_cancelled_add_is_undone_without_an_answer() {
+    let mut world = Single::new(Vec::new());
+    let ticket = world.ask(|ticket| Event::Add(ticket, add("a", "c", "eth0", vec![want("eth0", &[small()])])));
+    world.event(Event::Cancel(ticket));
+    world.settle();
+    assert!(world.answers.is_empty() && world.api.objects.is_empty() && world.claims.is_idle());
+}
+
+#[test]
+fn a_release_that_is_not_confirmed_says_so_and_goes_on() {
+    let mut world = Single::new(Vec::new());
+    world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    let ticket = world.ask(|ticket| Event::Release(ticket, release("a", "c", "eth0", PodFate::Gone)));
+    while !world.answers.contains_key(&ticket) {
+        world.reply(unknown());
+    }
+    assert!(matches!(&world.answers[&ticket], Answer::Released(Err(ReleaseError::Unconfirmed { .. }))));
+    world.settle();
+    assert!(world.api.objects.is_empty() && world.claims.is_idle());
+}
+
+#[test]
+fn a_claim_changed_by_somebody_else_is_read_back_before_it_is_freed() {
+    let mut world = Single::new(Vec::new());
+    let granted = world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    let object = world.api.objects.get_mut(&granted[0].1).unwrap();
+    object.version = "touched".into();
+    assert_eq!(world.release_now(release("a", "c", "eth0", PodFate::Gone)).freed.len(), 1);
+    assert!(world.api.objects.is_empty());
+}
+
+#[test]
+fn an_address_that_went_to_somebody_else_is_not_freed() {
+    let mut world = Single::new(Vec::new());
+    let granted = world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    let object = world.api.objects.get_mut(&granted[0].1).unwrap();
+    object.uid = "another".into();
+    if let Holder::Pod(pod) = &mut object.claim.holder {
+        pod.uid = "stranger".into();
+    }
+    assert!(world.release_now(release("a", "c", "eth0", PodFate::Gone)).freed.is_empty());
+    assert_eq!(world.api.objects.len(), 1);
+    assert!(matches!(world.notes[..], [Note::Foreign(_)]));
+}
+
+#[test]
+fn a_claim_in_use_that_was_removed_is_made_again() {
+    let mut world = Single::new(Vec::new());
+    let granted = world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    world.api.objects.clear();
+    world.event(Event::Reconcile);
+    world.settle();
+    assert!(world.api.objects.contains_key(&granted[0].1));
+    assert!(matches!(world.notes[..], [Note::Restored(_)]));
+}
+
+#[test]
+fn claims_of_a_pod_that_is_gone_wait_for_the_proof_that_its_interfaces_are() {
+    let mut world = Single::new(Vec::new());
+    world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()]), want("eth1", &[small()])])).unwrap();
+    let gone = |interfaces_gone| Event::PodGone { uid: "uid-of-a".into(), interfaces_gone };
+    world.event(gone(false));
+    world.settle();
+    assert_eq!(world.api.objects.len(), 1, "only eth1, which nobody uses, is freed");
+    world.event(gone(true));
+    world.settle();
+    assert!(world.api.objects.is_empty() && world.claims.pods().is_empty());
+}
+
+#[test]
+fn rejected_addresses_are_freed_although_the_pod_lives() {
+    let mut world = Single::new(Vec::new());
+    world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    assert_eq!(world.release_now(release("a", "c", "eth0", PodFate::Rejected)).freed.len(), 1);
+}
+
+#[test]
+fn a_refusal_of_the_api_server_is_told_with_address_and_pool() {
+    let mut world = Single::new(Vec::new());
+    let ticket = world.ask(|ticket| Event::Add(ticket, add("a", "c", "eth0", vec![want("eth0", &[small()])])));
+    world.reply(Some(Outcome::Refused("spiderips is forbidden".into())));
+    let error = world.added(ticket).unwrap_err().to_string();
+    assert!(
+        error.contains("refused the claim of 10.0.0.") && error.contains("in pool small: spiderips is forbidden"),
+        "{error}"
+    );
+    assert!(world.claims.is_idle());
+}
+
+#[test]
+fn an_add_for_nothing_says_so() {
+    let mut world = Single::new(Vec::new());
+    let error = world.add_now(add("a", "c", "eth0", Vec::new())).unwrap_err().to_string();
+    assert_eq!(error, "pod ns/a (uid-of-a) has no address on NIC eth0 and no pool was selected for it");
+}
+
+#[test]
+fn a_freed_address_rests_while_others_are_free() {
+    let mut world = Single::new(Vec::new());
+    let wide = pool("wide", "10.0.0.0/24", &["10.0.0.1-10.0.0.100"]);
+    let mut seen = std::collections::BTreeSet::new();
+    for pod in 0..100 {
+        let name = format!("p{pod}");
+        let granted = world.add_now(add(&name, "c", "eth0", vec![want("eth0", &[wide.clone()])])).unwrap();
+        assert!(seen.insert(granted[0].1), "{} came back after {pod} pods", granted[0].1);
+        world.release_now(release(&name, "c", "eth0", PodFate::Gone));
+    }
+}
