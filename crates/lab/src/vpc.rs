@@ -20,6 +20,8 @@ pub mod reference;
 pub mod reply;
 pub mod switch;
 pub mod tap;
+#[cfg(test)]
+mod tests;
 
 use crate::control;
 use crate::netns::Netns;
