@@ -14,6 +14,8 @@ const DUMP: u16 = 0x300;
 pub(crate) const EXCLUSIVE: u16 = 0x200;
 /// Make the object if it does not exist.
 pub(crate) const CREATE: u16 = 0x400;
+/// Add to what exists.
+pub(crate) const APPEND: u16 = 0x800;
 /// Replace the object if it exists.
 pub(crate) const REPLACE: u16 = 0x100;
 

@@ -10,7 +10,7 @@ use netlink_packet_route::route::{
     RouteScope, RouteType,
 };
 
-use crate::netlink::{CREATE, EXCLUSIVE, Request};
+use crate::netlink::{APPEND, CREATE, EXCLUSIVE, Request};
 use crate::rule::family;
 use crate::{Error, Family, Netlink};
 
@@ -85,6 +85,11 @@ impl Route {
     /// Adds the route; fails if one with the same destination and metric exists in the table.
     pub fn add(&self) -> Request {
         Request::new(RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)), CREATE | EXCLUSIVE, format!("adding route {self}"))
+    }
+
+    /// Adds the route beside those with the same destination and metric: as a further leg of an IPv6 multipath route.
+    pub fn append(&self) -> Request {
+        Request::new(RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)), CREATE | APPEND, format!("adding route {self}"))
     }
 
     /// Removes the route. Destination, table, hop and metric select it.
@@ -228,16 +233,22 @@ impl fmt::Display for Route {
 impl Netlink {
     /// The routes of one family, of one table or of all.
     pub fn routes(&mut self, wanted: Family, table: Option<u32>) -> Result<Vec<Route>, Error> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(wanted);
-        if let Some(table) = table {
-            message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-            message.attributes.push(RouteAttribute::Table(table));
-        }
-        let all = self.dump("listing routes", &RouteNetlinkMessage::GetRoute(message), |message| match message {
-            RouteNetlinkMessage::NewRoute(route) => Route::parse(&route),
-            _ => None,
+        let all = self.dump_routes(wanted, |message| {
+            if let Some(table) = table {
+                message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+                message.attributes.push(RouteAttribute::Table(table));
+            }
         })?;
         Ok(all.into_iter().filter(|route| table.is_none_or(|table| route.table == table)).collect())
+    }
+
+    fn dump_routes(&mut self, wanted: Family, filter: impl FnOnce(&mut RouteMessage)) -> Result<Vec<Route>, Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(wanted);
+        filter(&mut message);
+        self.dump("listing routes", &RouteNetlinkMessage::GetRoute(message), |message| match message {
+            RouteNetlinkMessage::NewRoute(route) => Route::parse(&route),
+            _ => None,
+        })
     }
 }

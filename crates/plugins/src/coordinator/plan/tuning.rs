@@ -1,0 +1,119 @@
+//! Several NICs in one pod: which table a NIC has, and whose routes go there, so that packets leave by the NIC that
+//! their source address belongs to.
+
+use std::net::IpAddr;
+
+use net::{Family, Rule, host_net};
+
+use super::{FIRST_TABLE, MAIN, NODE_TABLE, Plan, PlanError, RULE_PRIORITY, Request};
+use crate::coordinator::POD_VETH;
+use crate::coordinator::op::{Op, Route, Side};
+use crate::coordinator::view::View;
+
+/// The policy table of a NIC: 101 for the first one; for another one the table that it has already, else the lowest
+/// that no other NIC uses. With coordinators on all NICs that gives 101, 101, 102, 103, ... in their order.
+pub(super) fn policy_table(request: &Request, pod: &View, addresses: &[IpAddr], first: bool) -> u32 {
+    if first {
+        return FIRST_TABLE;
+    }
+    let ours = |rule: &&Rule| is_source_rule(rule) && rule.from.is_some_and(|from| addresses.contains(&from.addr()));
+    if let Some(rule) = pod.rules.iter().find(ours) {
+        return rule.table;
+    }
+    // A NIC that took the default route over has the table to which the other NIC's default went.
+    let displaced = |rule: &&Rule| is_source_rule(rule) && has_default(pod, rule.table, |dev| dev != request.nic);
+    if request.settings.default_route_nic.as_deref() == Some(&request.nic)
+        && has_default(pod, MAIN, |dev| dev == request.nic)
+        && let Some(rule) = pod.rules.iter().find(displaced)
+    {
+        return rule.table;
+    }
+    let used = |table: u32| {
+        let by_rule = pod.rules.iter().any(|rule| rule.table == table && is_source_rule(rule));
+        by_rule || pod.routes.iter().any(|route| route.table == table && route.dev != POD_VETH && route.dev != request.nic)
+    };
+    (FIRST_TABLE..MAIN - 1).find(|table| !used(*table)).unwrap_or(FIRST_TABLE)
+}
+
+/// A rule that sends the packets of one source address to a table of further NICs.
+pub(in crate::coordinator) fn is_source_rule(rule: &Rule) -> bool {
+    (FIRST_TABLE..MAIN - 1).contains(&rule.table) && rule.from.is_some_and(|from| from.prefix_len() == from.max_prefix_len())
+}
+
+fn has_default(pod: &View, table: u32, dev: impl Fn(&str) -> bool) -> bool {
+    pod.routes.iter().any(|route| route.table == table && route.is_default() && dev(&route.dev))
+}
+
+impl Plan<'_> {
+    /// Per family: either the current NIC's routes go to its table, or, if it is to keep the default route, those of the
+    /// NIC that had it so far. Packets find the table by their source address.
+    pub(super) fn tune_routes(&mut self) -> Result<(), PlanError> {
+        for family in Family::BOTH {
+            if !self.addresses.iter().any(|address| Family::of(*address) == family) {
+                continue;
+            }
+            // Without another default route this NIC has the only one of the family, and keeps it.
+            let Some(holder) = self.default_holder(family) else { continue };
+            let mover = if self.keeps_default(&holder)? { holder } else { self.request.nic.clone() };
+            let priority = RULE_PRIORITY + (self.table - NODE_TABLE);
+            for address in self.pod.usable_addresses(&mover) {
+                if Family::of(address) == family {
+                    self.want_rule(Side::Pod, Rule::from(host_net(address), priority, self.table));
+                }
+            }
+            self.move_routes(&mover, family);
+        }
+        Ok(())
+    }
+
+    /// The first other interface, by index, with a default route in main.
+    fn default_holder(&self, family: Family) -> Option<String> {
+        let others = self.pod.links.iter().filter(|link| !link.loopback && link.name != self.request.nic);
+        let has_default = |dev: &str| {
+            let mut routes = self.pod.routes.iter().filter(|route| route.table == MAIN && route.is_default());
+            routes.any(|route| route.dev == dev && route.family() == family)
+        };
+        others.map(|link| link.name.as_str()).find(|name| has_default(name)).map(str::to_owned)
+    }
+
+    /// Whether the current NIC takes the default route over from its holder.
+    fn keeps_default(&self, holder: &str) -> Result<bool, PlanError> {
+        let Some(wanted) = self.request.settings.default_route_nic.as_deref() else { return Ok(false) };
+        if wanted == holder || is_still_to_come(wanted, &self.request.nic) {
+            return Ok(false);
+        }
+        if self.pod.link(wanted).is_none() {
+            let present = self.pod.links.iter().filter(|link| !link.loopback).map(|link| link.name.as_str());
+            let present = present.collect::<Vec<_>>().join(", ");
+            return Err(PlanError::NoDefaultRouteNic { nic: wanted.to_owned(), present });
+        }
+        Ok(true)
+    }
+
+    /// Default routes are moved, others are copied: main keeps what leads to the NIC's own networks.
+    fn move_routes(&mut self, mover: &str, family: Family) {
+        let own = |route: &&Route| route.table == MAIN && route.dev == mover && route.family() == family && !is_link_local(route);
+        // The kernel takes no single leg out of an IPv4 multipath route.
+        let own = self.pod.routes.iter().filter(own).filter(|route| !(route.leg && family == Family::V4));
+        let mut routes: Vec<Route> = own.cloned().collect();
+        // A gateway must be reachable when its route is added.
+        routes.sort_by_key(|route| (route.via.is_some(), route.is_default()));
+        for route in routes {
+            self.want_route(Side::Pod, route.copied_to(self.table));
+            if route.is_default() {
+                let undo = Op::AddRoute { side: Side::Pod, route: route.clone() };
+                self.step(Op::DeleteRoute { side: Side::Pod, route }, Some(undo));
+            }
+        }
+    }
+}
+
+fn is_link_local(route: &Route) -> bool {
+    matches!(route.to.addr(), IpAddr::V6(address) if address.is_unicast_link_local() || address.is_multicast())
+}
+
+/// `net3` while `net1` is attached: runtimes attach numbered NICs in their order.
+fn is_still_to_come(wanted: &str, current: &str) -> bool {
+    let number = |name: &str| name.strip_prefix("net").and_then(|digits| digits.parse::<u32>().ok());
+    matches!((number(wanted), number(current)), (Some(wanted), Some(current)) if wanted > current)
+}
