@@ -28,9 +28,9 @@ use tokio::sync::watch;
 
 use crate::cni;
 use crate::events::Recorder;
-use record::Record;
 
 pub use node::LEASES;
+pub use record::{Record, start_ticks};
 
 /// How the kubelet runs.
 #[derive(Debug, Clone, clap::Args)]

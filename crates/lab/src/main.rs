@@ -24,6 +24,8 @@ enum Command {
     Dns(lab::app::dns::Args),
     /// Runs a program inside a node or a pod
     Enter(lab::enter::Args),
+    /// A port that leads into another network namespace
+    Forward(lab::forward::Args),
     /// A node's first process: holds its mounts and its name (run inside the node's network namespace)
     Node(lab::node::Args),
     /// Kubelet and container runtime in miniature
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::App(args) => lab::app::run(args),
         Command::Dns(args) => lab::app::dns::run(args),
         Command::Enter(args) => lab::enter::run(args),
+        Command::Forward(args) => lab::forward::run(args),
         Command::Node(args) => lab::node::run(args),
         Command::Kubelet(args) => lab::kubelet::run(args),
         Command::ControllerManager(args) => lab::controllers::run(args),

@@ -77,7 +77,7 @@ impl Family<'_> {
         }
         let all: Vec<usize> = (0..port.endpoints.len()).collect();
         let local: Vec<usize> = all.iter().copied().filter(|number| port.endpoints[*number].local).collect();
-        writeln!(text, "\tchain all-{index} {{ {} }}", spread(index, &all))?;
+        writeln!(text, "\tchain all-{index} {{\n\t\t{}\n\t}}", spread(index, &all))?;
         // The name is a comment of the chain's first rule, for people who read the ruleset.
         let label = port.name().replace('"', "");
         writeln!(text, "\tchain cluster-{index} {{")?;
