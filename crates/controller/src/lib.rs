@@ -1,1 +1,30 @@
-//! (see docs)
+//! The controller: admission webhooks, and the reconcilers that keep derived objects as they should be.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`settings`] | flags, environment, configuration file |
+//! | [`process`] | the order of start and stop; what runs on every replica and what only on the leader |
+//! | [`admission`] | mutation and validation of every kind, and their HTTP surface |
+//! | [`serve`], [`certificates`], [`webhooks`] | HTTPS, its certificates, the webhook configurations that point to it |
+//! | [`multus`] | SpiderMultusConfig and its NetworkAttachmentDefinition |
+//! | [`coordinator`] | SpiderCoordinator and the cluster's CIDRs in its status |
+//! | [`pools`] | status, label and finalizer of SpiderIPPools: views of the SpiderIPs, never their source |
+//! | [`gone`] | release of what nodes that are gone held |
+//! | [`events`] | what users are told in Events |
+//!
+//! Nothing here stands on the way of an allocation: while the controller is away, pods start and stop all the same.
+
+pub mod admission;
+pub mod certificates;
+pub mod coordinator;
+pub mod events;
+pub mod gone;
+pub mod multus;
+pub mod pools;
+pub mod process;
+pub mod serve;
+pub mod settings;
+pub mod webhooks;
+
+/// The process' name, as logs, metrics and events show it.
+pub const NAME: &str = "spiderpool-controller";

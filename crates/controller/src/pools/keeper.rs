@@ -1,0 +1,328 @@
+//! The one writer of SpiderIPPools' status, node label and finalizer.
+//!
+//! Flow: two watches (pools, SpiderIPs) say which pools are to be looked at; [`pace`](super::pace) says when; a pool that
+//! is due is compared with what it should be and patched where it differs. Nothing is written before both watches have
+//! been read once: a ledger that is half full would show addresses in use as free.
+//!
+//! The finalizer of a terminating pool is removed when a list of its SpiderIPs, read from the API itself, is empty.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use daemon::{Chain, Stop, health::Guard};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use k8s_api::{FINALIZER, SpiderIP, SpiderIPPool, SpiderIPPoolStatus, labels};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::{pace::Pace, view::Ledger};
+use crate::events::Events;
+
+/// Pools that are written at the same time.
+const PARALLEL: usize = 16;
+
+/// What the keeper needs.
+pub struct Context {
+    /// The API.
+    pub client: Client,
+    /// For users.
+    pub events: Arc<Events>,
+    /// Entries of `status.allocatedIPs`.
+    pub max_allocated_ips: usize,
+    /// Number of nodes: each has an agent that watches shared pools.
+    pub nodes: Arc<AtomicUsize>,
+    /// Number of pools, for metrics.
+    pub count: Arc<AtomicUsize>,
+}
+
+/// A write or read that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} SpiderIPPool {pool}")]
+struct Error {
+    step: &'static str,
+    pool: String,
+    #[source]
+    source: kube::Error,
+}
+
+/// Runs until `stop`; `synced` is dropped once both watches have been read.
+pub async fn run(context: Context, stop: Stop, synced: Guard) -> Result<(), std::convert::Infallible> {
+    let config = watcher::Config::default;
+    let mut ips = watcher(Api::<SpiderIP>::all(context.client.clone()), config()).default_backoff().boxed();
+    let mut pools = watcher(Api::<SpiderIPPool>::all(context.client.clone()), config()).default_backoff().boxed();
+    let mut keeper = Keeper::new(context, synced);
+    let mut writes = FuturesUnordered::new();
+    loop {
+        let wake = keeper.wake(writes.len());
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(event) = ips.next() => keeper.heard("SpiderIPs", event, Keeper::ip),
+            Some(event) = pools.next() => keeper.heard("SpiderIPPools", event, Keeper::pool),
+            Some((pool, outcome)) = writes.next(), if !writes.is_empty() => keeper.wrote(&pool, outcome),
+            () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
+                writes.extend(keeper.due());
+            }
+        }
+    }
+    // What is under way is finished: an answer lost here would only be repeated work.
+    while writes.next().await.is_some() {}
+    Ok(())
+}
+
+struct Keeper {
+    context: Arc<Context>,
+    ledger: Ledger,
+    rebuilt: Option<Ledger>,
+    pools: HashMap<Arc<str>, Arc<SpiderIPPool>>,
+    listed: HashMap<Arc<str>, Arc<SpiderIPPool>>,
+    pace: Pace,
+    busy: HashMap<Arc<str>, bool>,
+    unsynced: (bool, bool),
+    synced: Option<Guard>,
+}
+
+impl Keeper {
+    fn new(context: Context, synced: Guard) -> Self {
+        Self {
+            context: Arc::new(context),
+            ledger: Ledger::default(),
+            rebuilt: None,
+            pools: HashMap::new(),
+            listed: HashMap::new(),
+            pace: Pace::new(Instant::now()),
+            busy: HashMap::new(),
+            unsynced: (true, true),
+            synced: Some(synced),
+        }
+    }
+
+    fn heard<K>(&mut self, what: &str, event: Result<Event<K>, watcher::Error>, take: impl Fn(&mut Self, Event<K>)) {
+        match event {
+            Ok(event) => take(self, event),
+            Err(error) => tracing::warn!(what, error = %Chain(&error), "watch interrupted"),
+        }
+        if self.unsynced == (false, false) && self.synced.take().is_some() {
+            tracing::info!(pools = self.pools.len(), "pool views rebuilt");
+        }
+    }
+
+    fn ip(&mut self, event: Event<SpiderIP>) {
+        let changed = match event {
+            Event::Apply(ip) => self.ledger.apply(&ip),
+            Event::Delete(ip) => self.ledger.remove(&ip),
+            Event::Init => {
+                self.rebuilt = Some(Ledger::default());
+                return;
+            }
+            Event::InitApply(ip) => {
+                self.rebuilt.get_or_insert_default().apply(&ip);
+                return;
+            }
+            Event::InitDone => {
+                let rebuilt = self.rebuilt.take().unwrap_or_default();
+                let differing = self.ledger.differing(&rebuilt);
+                self.ledger = rebuilt;
+                self.unsynced.0 = false;
+                differing.into_iter().collect()
+            }
+        };
+        self.changed(changed);
+    }
+
+    fn pool(&mut self, event: Event<SpiderIPPool>) {
+        match event {
+            Event::Apply(pool) => {
+                let name: Arc<str> = pool.name_any().into();
+                self.pools.insert(Arc::clone(&name), Arc::new(pool));
+                self.changed([name]);
+            }
+            Event::Delete(pool) => {
+                let name = pool.name_any();
+                self.pools.remove(name.as_str());
+                self.pace.forget(&name);
+            }
+            Event::Init => self.listed.clear(),
+            Event::InitApply(pool) => {
+                self.listed.insert(pool.name_any().into(), Arc::new(pool));
+            }
+            Event::InitDone => {
+                self.pools = std::mem::take(&mut self.listed);
+                self.unsynced.1 = false;
+                self.changed(self.pools.keys().cloned().collect::<Vec<_>>());
+            }
+        }
+        self.context.count.store(self.pools.len(), Ordering::Relaxed);
+    }
+
+    fn changed(&mut self, pools: impl IntoIterator<Item = Arc<str>>) {
+        let now = Instant::now();
+        for pool in pools {
+            match self.busy.get_mut(&pool) {
+                Some(again) => *again = true,
+                None => self.pace.changed(&pool, now),
+            }
+        }
+    }
+
+    fn wake(&mut self, writing: usize) -> Option<Instant> {
+        if self.unsynced != (false, false) || writing >= PARALLEL {
+            return None;
+        }
+        self.pace.wake()
+    }
+
+    /// The write of a pool that is due, if it differs from what it should be.
+    fn due(&mut self) -> Option<BoxFuture<'static, (Arc<str>, Result<(), Error>)>> {
+        let name = self.pace.next(Instant::now())?;
+        let pool = self.pools.get(&name)?;
+        let work = Work {
+            status: self.ledger.status(pool, self.context.max_allocated_ips),
+            used: self.ledger.count(&name),
+            example: self.ledger.example(&name).map(|(address, pod)| format!("{address} of {pod}")),
+            pool: Arc::clone(pool),
+        };
+        let deliveries = work.deliveries();
+        if deliveries == 0 && pool.metadata.deletion_timestamp.is_none() {
+            self.pace.succeeded(&name);
+            return None;
+        }
+        let agents = if pool.spec.node_name.len() == 1 { 1 } else { self.context.nodes.load(Ordering::Relaxed) };
+        self.pace.delivered(deliveries * agents);
+        self.busy.insert(Arc::clone(&name), false);
+        let context = Arc::clone(&self.context);
+        Some(async move { (name, work.settle(&context).await) }.boxed())
+    }
+
+    fn wrote(&mut self, pool: &Arc<str>, outcome: Result<(), Error>) {
+        let again = self.busy.remove(pool).unwrap_or_default();
+        match outcome {
+            Ok(()) => self.pace.succeeded(pool),
+            Err(error) => {
+                tracing::warn!(pool = &**pool, error = %Chain(&error), "pool not written");
+                self.pace.failed(pool, Instant::now());
+            }
+        }
+        if again {
+            self.changed([Arc::clone(pool)]);
+        }
+    }
+}
+
+/// A pool and what it should be.
+struct Work {
+    pool: Arc<SpiderIPPool>,
+    status: SpiderIPPoolStatus,
+    used: usize,
+    example: Option<String>,
+}
+
+impl Work {
+    /// How many writes bring it about.
+    fn deliveries(&self) -> usize {
+        usize::from(self.metadata().is_some()) + usize::from(self.status_patch().is_some())
+    }
+
+    async fn settle(&self, context: &Context) -> Result<(), Error> {
+        let name = self.pool.name_any();
+        let api = Api::<SpiderIPPool>::all(context.client.clone());
+        let params = PatchParams::default();
+        if let Some(patch) = self.metadata() {
+            done(api.patch(&name, &params, &Patch::Merge(patch)).await, "label", &name)?;
+        }
+        if let Some(patch) = self.status_patch() {
+            done(api.patch_status(&name, &params, &Patch::Merge(patch)).await, "write the status of", &name)?;
+        }
+        if self.pool.metadata.deletion_timestamp.is_some() {
+            self.let_go(context, &api).await?;
+        }
+        Ok(())
+    }
+
+    /// The patch of label and finalizer: also for pools that no webhook has touched.
+    fn metadata(&self) -> Option<Value> {
+        if self.pool.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let mut metadata = Map::new();
+        let wanted = match self.pool.spec.node_name.as_slice() {
+            [only] => Some(labels::value(only)),
+            _ => None,
+        };
+        if self.pool.labels().get(labels::POOL_NODE) != wanted.as_ref() {
+            metadata.insert("labels".to_owned(), json!({labels::POOL_NODE: wanted}));
+        }
+        let finalizers = self.pool.finalizers();
+        if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+            let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
+            metadata.insert("finalizers".to_owned(), json!(all));
+            metadata.insert("resourceVersion".to_owned(), json!(self.pool.resource_version()));
+        }
+        (!metadata.is_empty()).then(|| json!({"metadata": metadata}))
+    }
+
+    fn status_patch(&self) -> Option<Value> {
+        let stored = self.pool.status.clone().unwrap_or_default();
+        if stored == self.status {
+            return None;
+        }
+        let wanted = &self.status;
+        let used_ranges = Some(&wanted.used_ranges).filter(|ranges| !ranges.is_empty());
+        Some(json!({"status": {
+            "allocatedIPs": wanted.allocated_ips,
+            "allocatedIPCount": wanted.allocated_ip_count,
+            "totalIPCount": wanted.total_ip_count,
+            "usedRanges": used_ranges,
+        }}))
+    }
+
+    /// Removes the finalizer of a terminating pool that nobody uses.
+    async fn let_go(&self, context: &Context, api: &Api<SpiderIPPool>) -> Result<(), Error> {
+        let name = self.pool.name_any();
+        if !self.pool.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+            return Ok(());
+        }
+        if self.used > 0 {
+            let example = self.example.as_deref().unwrap_or_default();
+            let text = format!(
+                "the pool is deleted when its {} addresses in use are released (for example {example}): delete their pods",
+                self.used
+            );
+            context.events.normal(self.pool.as_ref(), "IPPoolInUse", text).await;
+            return Ok(());
+        }
+        let of_pool = ListParams::default().labels(&format!("{}={}", labels::IP_POOL, labels::value(&name)));
+        let ips = Api::<SpiderIP>::all(context.client.clone()).list(&of_pool).await;
+        let ips = ips.map_err(|source| Error { step: "list the SpiderIPs of", pool: name.clone(), source })?;
+        if ips.items.iter().any(|ip| ip.spec.pool == name) {
+            return Ok(()); // the watch will tell when they are gone
+        }
+        let rest: Vec<_> = self.pool.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+        let metadata = json!({"finalizers": rest, "resourceVersion": self.pool.resource_version(), "uid": self.pool.uid()});
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        done(api.patch(&name, &PatchParams::default(), &patch).await, "remove the finalizer of", &name)?;
+        tracing::info!(pool = name, "pool is deleted and unused: let go");
+        Ok(())
+    }
+}
+
+/// A pool that is gone needs nothing.
+fn done<T>(outcome: kube::Result<T>, step: &'static str, pool: &str) -> Result<(), Error> {
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => Err(Error { step, pool: pool.to_owned(), source }),
+    }
+}
