@@ -45,6 +45,7 @@ async fn sweep(server: &Server) {
 }
 
 async fn follow(server: &Server, event: &Event) {
+    server.noticed(&event.store);
     if event.removed {
         let orphans = server.store().read().dependents(&event.new.uid);
         let work = orphans.iter().map(|(store, object)| collect(server, store, object)).collect::<Vec<_>>();
@@ -214,7 +215,7 @@ async fn remove(server: &Server, store: &StoreId, object: &Arc<Object>, propagat
     };
     let options = Options { propagation, uid: Some(object.uid.clone()), ..Options::default() };
     if let Err(failure) = delete_object(server, &call, &options).await
-        && !matches!(failure.reason, "NotFound" | "Conflict")
+        && !matches!(&*failure.reason, "NotFound" | "Conflict")
     {
         tracing::warn!(%store, key = %object.key, error = %failure, "garbage stays");
     }

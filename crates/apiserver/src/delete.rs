@@ -187,7 +187,7 @@ pub async fn delete_object(server: &Server, call: &Call, options: &Options) -> O
         };
         match server.store().write(write).await {
             Ok(object) => {
-                server.noticed(resource);
+                server.noticed(&resource.store);
                 return Ok(if wait { Deleted::Pending(object) } else { Deleted::Gone(object) });
             }
             Err(Refused::Changed) => {}

@@ -30,6 +30,7 @@ mod strategy;
 pub mod table;
 pub mod tls;
 mod watch;
+mod webhook;
 mod write;
 
 pub use server::{OpenError, Options, Server};

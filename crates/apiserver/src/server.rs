@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{self, Hooks};
 use crate::kinds::{Catalog, Resource, builtin_selectable};
 use crate::request::{Accept, Call, Query, Shape, Target};
 use crate::service::{Held, Ranges};
@@ -97,6 +98,8 @@ struct Inner {
     catalog: RwLock<Arc<Catalog>>,
     options: Options,
     ranges: Ranges,
+    rebuilding: std::sync::Mutex<()>,
+    hooks: RwLock<Option<Arc<Hooks>>>,
     /// Held while a Service or a definition is written: both are checked against all others.
     serial: Mutex<()>,
     stop: CancellationToken,
@@ -114,7 +117,7 @@ impl Server {
         let store = Store::open(path.as_deref(), builtin_selectable, options.history, follow)
             .map_err(|source| OpenError::Database { path: path.unwrap_or_default(), source: Box::new(source) })?;
         let stop = CancellationToken::new();
-        let inner = Inner { store, catalog: RwLock::default(), options, ranges, serial: Mutex::new(()), stop: stop.clone() };
+        let inner = Inner { store, catalog: RwLock::default(), options, ranges, rebuilding: Default::default(), hooks: RwLock::default(), serial: Mutex::new(()), stop: stop.clone() };
         let server = Self { inner: Arc::new(inner) };
         server.rebuild();
         for name in NAMESPACES {
@@ -160,6 +163,7 @@ impl Server {
 
     /// Makes the catalog anew from the stored definitions.
     pub fn rebuild(&self) {
+        let _one = self.inner.rebuilding.lock().expect("nothing panics while it rebuilds"); // or an older catalog could win
         let definitions: Vec<_> = self.store().all(DEFINITIONS).iter().map(|o| o.value()).collect();
         let catalog = Catalog::new(&definitions);
         for resource in catalog.all() {
@@ -168,11 +172,25 @@ impl Server {
         *self.inner.catalog.write().expect("nothing panics while it holds the catalog") = Arc::new(catalog);
     }
 
-    /// Called after every write: a definition changes what is served.
-    pub fn noticed(&self, resource: &Resource) {
-        if resource.is(DEFINITIONS) {
-            self.rebuild();
+    /// Called after every write: definitions change what is served, configurations who is asked.
+    pub fn noticed(&self, store: &str) {
+        match store {
+            DEFINITIONS => self.rebuild(),
+            admission::MUTATING | admission::VALIDATING => {
+                *self.inner.hooks.write().expect("nothing panics while it holds the hooks") = None;
+            }
+            _ => {}
         }
+    }
+
+    /// The webhooks that are configured now.
+    pub fn hooks(&self) -> Arc<Hooks> {
+        if let Some(hooks) = &*self.inner.hooks.read().expect("nothing panics while it holds the hooks") {
+            return hooks.clone();
+        }
+        // Loaded under the lock: a configuration written meanwhile empties the cache again afterwards.
+        let mut cache = self.inner.hooks.write().expect("nothing panics while it holds the hooks");
+        cache.insert(Arc::new(Hooks::load(self))).clone()
     }
 
     /// Writes of kinds that are checked against all others of the kind go one after another.

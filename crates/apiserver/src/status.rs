@@ -1,4 +1,6 @@
 //! Refusals as `metav1.Status`, worded as kube-apiserver words them (apimachinery `pkg/api/errors`).
+use std::borrow::Cow;
+
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ pub struct Failure {
     /// HTTP status.
     pub code: StatusCode,
     /// Machine readable reason, may be empty.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// Text for people.
     pub message: String,
     /// `status.details`, null when there are none.
@@ -26,8 +28,8 @@ pub struct Failure {
 pub type Outcome<T> = Result<T, Failure>;
 
 impl Failure {
-    fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null, continue_token: None }
+    fn new(code: StatusCode, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), message: message.into(), details: Value::Null, continue_token: None }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -203,7 +205,7 @@ impl Failure {
     }
 
     /// A plain refusal whose code, reason and text somebody else chose (a webhook, a rule without reason).
-    pub fn custom(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn custom(code: StatusCode, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self::new(code, reason, message)
     }
 
@@ -221,7 +223,7 @@ impl Failure {
             "message": self.message, "code": self.code.as_u16(),
         });
         if !self.reason.is_empty() {
-            body["reason"] = self.reason.into();
+            body["reason"] = (*self.reason).into();
         }
         if !self.details.is_null() {
             body["details"] = self.details.clone();

@@ -79,7 +79,7 @@ impl<'a> Writing<'a> {
         let tries = if meta::text(&value, "name").is_empty() { NAMES } else { 1 };
         for _ in 1..tries {
             match self.create_once(value.clone()).await {
-                Err(failure) if failure.reason == "AlreadyExists" => {}
+                Err(failure) if *failure.reason == *"AlreadyExists" => {}
                 done => return self.reply(StatusCode::CREATED, done?),
             }
         }
@@ -330,8 +330,12 @@ impl<'a> Writing<'a> {
     }
 
     fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+        if self.call.target.sub.as_deref() == Some("binding") {
+            return Vec::new(); // the one way to set nodeName of a stored pod
+        }
         let mut causes = match (&self.resource().schema, old) {
             (Some(schema), Some(old)) if self.call.target.sub.as_deref() == Some("status") => schema.validate_status(new, old),
+            (Some(_), _) if self.call.target.sub.as_deref() == Some("binding") => Vec::new(),
             (Some(schema), old) => schema.validate(new, old),
             (None, _) => Vec::new(),
         };
@@ -365,7 +369,7 @@ impl<'a> Writing<'a> {
         let guard = (expect == Expect::Absent && resource.namespaced).then(|| namespace.clone());
         let write = Write { store: resource.store.clone(), key, expect, value, remove, namespace: guard };
         let object = self.server.store().write(write).await?;
-        self.server.noticed(resource);
+        self.server.noticed(&resource.store);
         Ok(object)
     }
 
