@@ -8,6 +8,7 @@ pub mod health;
 pub mod log;
 pub mod metrics;
 pub mod tasks;
+pub mod tls;
 
 pub use config::Config;
 pub use env::Env;

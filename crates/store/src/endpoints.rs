@@ -1,11 +1,12 @@
 //! `SpiderEndpoint` objects: the view of a pod's addresses that people and upstream's tools read. Written here only.
 //!
-//! An endpoint bears our finalizer from its creation until the addresses are free, and belongs to its pod by ownerReference.
+//! An endpoint bears our finalizer from its creation until the addresses are free, and belongs to its pod by ownerReference. Beyond
+//! upstream it has a label with its node, so that an agent finds what it left behind when it was killed.
 
 use crate::failure::{Failure, bounded, optional};
-use k8s_api::{FINALIZER, SpiderEndpoint, SpiderEndpointStatus};
+use k8s_api::{FINALIZER, SpiderEndpoint, SpiderEndpointStatus, labels};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 
 /// Tries of a read-change-write cycle before somebody else's haste is reported.
@@ -39,6 +40,15 @@ impl Endpoints {
     /// The endpoint of a pod, not from a cache.
     pub async fn read(&self, namespace: &str, name: &str) -> Result<Option<SpiderEndpoint>, Failure> {
         optional(bounded(self.api(namespace).get(name)).await)
+    }
+
+    /// The endpoints of a node, from the API server's cache: a hint of what there is.
+    pub async fn of_node(&self, node: &str) -> Result<Vec<SpiderEndpoint>, Failure> {
+        let api: Api<SpiderEndpoint> = Api::all(self.client.clone());
+        let selector = format!("{}={}", labels::IP_NODE, labels::value(node));
+        let page = bounded(api.list(&ListParams::default().labels(&selector).match_any())).await?;
+        let is_of_node = |one: &SpiderEndpoint| one.status.as_ref().is_some_and(|status| status.current.node == node);
+        Ok(page.items.into_iter().filter(is_of_node).collect())
     }
 
     /// Makes the endpoint of a pod say `status`, whatever was there: created if absent, updated if it is this pod's, replaced if it is
@@ -92,16 +102,30 @@ impl Endpoints {
         let identity = written(&found);
         let mut object = with_identity(wanted.clone(), &identity);
         // Labels, annotations and finalizers of others stay.
+        let labels = object.metadata.labels.take();
         object.metadata.labels = found.metadata.labels.clone();
+        object.metadata.labels.get_or_insert_default().extend(labels.into_iter().flatten());
         object.metadata.annotations = found.metadata.annotations.clone();
         let others = found.finalizers().iter().filter(|one| *one != FINALIZER).cloned();
         object.finalizers_mut().extend(others);
         replace(api, object).await
     }
 
-    /// Removes the endpoint if it tells the addresses of this pod UID. Absent, or another pod's: nothing to do.
-    pub async fn remove(&self, namespace: &str, name: &str, pod_uid: &str) -> Result<(), Failure> {
+    /// Removes the endpoint if it tells the addresses of this pod UID. Absent, or another pod's: nothing to do. `last` saves the
+    /// reading when the object was written before.
+    pub async fn remove(
+        &self,
+        namespace: &str,
+        name: &str,
+        pod_uid: &str,
+        last: Option<&Written>,
+    ) -> Result<(), Failure> {
         let api = self.api(namespace);
+        if let Some(written) = last {
+            let mut object = SpiderEndpoint::new(namespace, name, SpiderEndpointStatus::default());
+            object.metadata.uid = Some(written.uid.clone());
+            return self.discard(&api, object).await;
+        }
         match optional(bounded(api.get(name)).await)? {
             Some(found) if uid_of(&found) == Some(pod_uid) => self.discard(&api, found).await,
             _ => Ok(()),
@@ -146,6 +170,8 @@ async fn replace(api: &Api<SpiderEndpoint>, object: SpiderEndpoint) -> Result<Sp
 fn new_object(namespace: &str, name: &str, owned: bool, status: &SpiderEndpointStatus) -> SpiderEndpoint {
     let mut object = SpiderEndpoint::new(namespace, name, status.clone());
     object.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    let node = labels::value(&status.current.node);
+    object.metadata.labels = Some([(labels::IP_NODE.to_owned(), node)].into());
     object.metadata.owner_references = owned.then(|| {
         vec![OwnerReference {
             api_version: "v1".to_owned(),

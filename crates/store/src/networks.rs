@@ -3,6 +3,7 @@
 use crate::cache::Cache;
 use crate::failure::{Failure, bounded, optional};
 use k8s_api::{CoordinatorSpec, NetworkAttachmentDefinition, SpiderCoordinator, SpiderCoordinatorStatus, labels};
+use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
@@ -56,4 +57,10 @@ impl From<SpiderCoordinator> for Coordinator {
 pub async fn follow_coordinators(client: Client, cache: &Cache<Coordinator>) {
     let events = watcher(Api::<SpiderCoordinator>::all(client), watcher::Config::default()).default_backoff();
     cache.follow("coordinators", events, Coordinator::from, drop).await;
+}
+
+/// All coordinator configurations, not from a cache.
+pub async fn read_coordinators(client: &Client) -> Result<Vec<Coordinator>, Failure> {
+    let api: Api<SpiderCoordinator> = Api::all(client.clone());
+    Ok(bounded(api.list(&ListParams::default())).await?.items.into_iter().map(Coordinator::from).collect())
 }

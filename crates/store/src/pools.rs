@@ -1,6 +1,7 @@
 //! Pools that can concern a node, and reserved addresses.
 
 use crate::cache::{Cache, Change};
+use crate::failure::{Failure, bounded, optional};
 use ipam::{Pool, SpanSet};
 use k8s_api::{SpiderIPPool, SpiderReservedIP, labels};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -102,6 +103,12 @@ async fn follow(client: Client, what: &str, selector: &str, cache: &Cache<View>)
 fn view(object: SpiderIPPool) -> View {
     let name = object.name_any();
     Pool::try_from(&object).map(Arc::new).map_err(|error| BrokenPool { name, reason: error.to_string() })
+}
+
+/// A pool, not from a cache. One that cannot be used counts as absent.
+pub async fn read(client: &Client, name: &str) -> Result<Option<Arc<Pool>>, Failure> {
+    let api: Api<SpiderIPPool> = Api::all(client.clone());
+    Ok(optional(bounded(api.get(name)).await)?.and_then(|object| view(object).ok()))
 }
 
 /// Addresses that no pool gives.

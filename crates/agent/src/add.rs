@@ -1,0 +1,314 @@
+//! `POST /v1/ipam/ip`: select, claim, tell.
+//!
+//! On the critical path of an idle ADD there is one round trip to the API server per wave of claims, and claims of one ADD are made
+//! at the same time. Everything else comes from caches or happens afterwards.
+
+use crate::agent::{Agent, PodError};
+use crate::metrics::Class;
+use crate::records::{self, Record};
+use ipam::annotation::{AnnotationError, POD_ROUTES, PoolNames};
+use ipam::claim::{Add, AddError, Granted, PodKey, Want};
+use ipam::detail::{Allocation, Response};
+use ipam::owner::{OwnerRef, Step, TopController};
+use ipam::select::{self, Cni, MasterAddresses, Request, SelectError, Selection};
+use ipam::{Pool, Route};
+use std::sync::Arc;
+use std::time::Instant;
+use store::events::PodEvent;
+use store::meta::{Meta, OwnerError};
+use store::pods::Pod;
+use store::pools::{BrokenPool, Snapshot};
+use store::{Failure, meta};
+use wire::agent::{AddArgs, AddResponse, IpConfig};
+
+/// Why an ADD failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AddFailure {
+    /// The pod cannot be told.
+    #[error(transparent)]
+    Pod(#[from] PodError),
+    /// The pod has come to its end.
+    #[error("Pod {namespace}/{name} is not alive: {state}")]
+    Dead {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// What makes it dead.
+        state: String,
+    },
+    /// Its annotation `routes`.
+    #[error(transparent)]
+    Routes(#[from] AnnotationError),
+    /// Its namespace.
+    #[error("cannot read Namespace {name}")]
+    Namespace {
+        /// Name.
+        name: String,
+        /// Why not.
+        #[source]
+        source: Failure,
+    },
+    /// Its top controller.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// No pools.
+    #[error("{error}{}", broken(brokens))]
+    Select {
+        /// Why none.
+        error: SelectError,
+        /// Pools that cannot be used at all.
+        brokens: Vec<BrokenPool>,
+    },
+    /// No addresses.
+    #[error(transparent)]
+    Claim(#[from] AddError),
+    /// An address of a pool that is not there any more.
+    #[error("SpiderIPPool {pool}, from which the pod has {address}, cannot be read")]
+    Pool {
+        /// Name of the pool.
+        pool: String,
+        /// The address.
+        address: String,
+    },
+}
+
+fn broken(brokens: &[BrokenPool]) -> String {
+    brokens.iter().map(|pool| format!("; pool {} cannot be used: {}", pool.name, pool.reason)).collect()
+}
+
+impl AddFailure {
+    fn class(&self) -> Class {
+        match self {
+            Self::Select {
+                error: SelectError::NoPool { .. } | SelectError::NoSource { .. } | SelectError::NoFamily { .. },
+                ..
+            } => Class::NoPool,
+            Self::Claim(AddError::UsedOut { .. }) => Class::UsedOut,
+            Self::Claim(AddError::Unreachable { .. }) => Class::RetriesExhausted,
+            _ => Class::Internal,
+        }
+    }
+
+    /// Is it something that who runs the pod can see and mend?
+    fn is_for_people(&self) -> bool {
+        !matches!(self, Self::Claim(AddError::Cancelled) | Self::Dead { .. })
+    }
+}
+
+/// Serves an ADD.
+pub async fn add(agent: &Agent, args: AddArgs) -> Result<AddResponse, AddFailure> {
+    let started = Instant::now();
+    let outcome = attempt(agent, &args).await;
+    let failure = outcome.as_ref().err();
+    agent.metrics.added(started.elapsed(), failure.map(AddFailure::class));
+    match failure {
+        None => tracing::debug!(target: "IPAM", took = ?started.elapsed(), "ADD answered"),
+        Some(error) => {
+            tracing::warn!(target: "IPAM", took = ?started.elapsed(), error = %daemon::Chain(error), "ADD failed");
+            tell_people(agent, &args, error);
+        }
+    }
+    outcome
+}
+
+fn tell_people(agent: &Agent, args: &AddArgs, error: &AddFailure) {
+    let cached = agent.caches.pods.get(&store::cache::key(Some(&args.pod_namespace), &args.pod_name));
+    let pod = cached.filter(|pod| pod.is_called(&args.pod_uid));
+    if let Some(pod) = pod.filter(|_| error.is_for_people()) {
+        agent.events.leave(PodEvent {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            kind: "Warning",
+            reason: "FailedIPAllocation",
+            message: format!("NIC {}: {}", args.if_name, daemon::Chain(error)),
+        });
+    }
+}
+
+async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailure> {
+    let pod = agent.pod(&args.pod_namespace, &args.pod_name, &args.pod_uid).await?;
+    if !pod.is_alive() {
+        return Err(dead(&pod));
+    }
+    let routes = match pod.annotations.get(POD_ROUTES) {
+        Some(value) => ipam::annotation::routes(value)?,
+        None => Vec::new(),
+    };
+    let selected = selection(agent, args, &pod).await;
+    let has_claims = || !agent.books.of_pod(&pod.uid).is_empty();
+    let (selection, refusal) = match selected {
+        Ok(selection) => (Some(selection), None),
+        // What the pod has stays its own, whatever became of the pools since.
+        Err(failure @ AddFailure::Select { .. }) if has_claims() => (None, Some(failure)),
+        Err(failure) => return Err(failure),
+    };
+    let add = Add {
+        pod: PodKey { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
+        container: args.container_id.clone(),
+        interface: args.if_name.clone(),
+        wants: selection.as_ref().map(Selection::wants).unwrap_or_default(),
+        reserved: agent.caches.reserved.addresses(),
+    };
+    let granted = match (agent.books.add(add).await, refusal) {
+        // The NIC of this ADD has nothing: then it is the selection that failed.
+        (Err(AddError::Nothing { .. }), Some(failure)) => return Err(failure),
+        (outcome, _) => outcome?,
+    };
+    let record = record(agent, &pod, selection.as_ref(), &granted, &routes).await?;
+    Ok(answer(ipam::detail::response(&record.nics)))
+}
+
+fn dead(pod: &Pod) -> AddFailure {
+    let state = if pod.phase.terminating {
+        "it is being deleted".to_owned()
+    } else {
+        format!("phase {} {}", pod.phase.phase, pod.phase.reason).trim_end().to_owned()
+    };
+    AddFailure::Dead { namespace: pod.namespace.clone(), name: pod.name.clone(), state }
+}
+
+async fn selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<Selection, AddFailure> {
+    let namespace = namespace(agent, &pod.namespace).await?;
+    let node = agent.caches.node.get(&agent.settings.node);
+    let snapshot = agent.caches.pools.snapshot();
+    let top = top(agent, pod, &snapshot).await?;
+    let subject = select::Pod {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        labels: pod.labels.clone(),
+        annotations: pod.annotations.clone(),
+        node: pod.node.clone(),
+        top: TopController { owner: top, namespace: pod.namespace.clone() },
+    };
+    let cni = Cni {
+        pools: PoolNames {
+            v4: args.default_ipv4_ippool.clone().unwrap_or_default(),
+            v6: args.default_ipv6_ippool.clone().unwrap_or_default(),
+        },
+        clean_gateway: args.clean_gateway,
+        match_master_subnet: args.match_master_subnet,
+    };
+    let master: MasterAddresses = Err("match_master_subnet is not supported by this version".to_owned());
+    let request = Request {
+        pod: &subject,
+        nic: &args.if_name,
+        namespace_annotations: &namespace.annotations,
+        namespace_labels: Ok(&namespace.labels),
+        node_labels: node.as_ref().map(|node| &node.labels).ok_or("the node is not in the cache"),
+        cni: &cni,
+        settings: &agent.settings.select,
+        pools: &snapshot.pools,
+        master: args.match_master_subnet.then_some(&master),
+    };
+    select::select(&request).map_err(|error| {
+        let text = error.to_string();
+        let is_named = |pool: &&BrokenPool| matches!(error, SelectError::NoSource { .. }) || text.contains(&pool.name);
+        let brokens = snapshot.broken.iter().filter(is_named).cloned().collect();
+        AddFailure::Select { error, brokens }
+    })
+}
+
+async fn namespace(agent: &Agent, name: &str) -> Result<Arc<Meta>, AddFailure> {
+    if let Some(meta) = agent.caches.namespaces.get(name) {
+        return Ok(meta);
+    }
+    let unreadable = |source| AddFailure::Namespace { name: name.to_owned(), source };
+    let meta = meta::read_namespace(&agent.client, name).await.map_err(unreadable)?;
+    meta.map(Arc::new).ok_or_else(|| unreadable(Failure::NotFound))
+}
+
+/// Only auto-created pools ask for the top controller; without any, the nearest one does and nothing is read.
+async fn top(agent: &Agent, pod: &Pod, snapshot: &Snapshot) -> Result<OwnerRef, AddFailure> {
+    let itself = OwnerRef::new("v1", "Pod", &pod.name, &pod.uid);
+    if snapshot.pools.values().any(|pool| pool.is_auto_created()) {
+        return Ok(meta::top_controller(&agent.client, &pod.namespace, itself, pod.controller.clone()).await?);
+    }
+    match ipam::owner::first(itself, pod.controller.clone()) {
+        Step::Top(owner) | Step::Fetch(owner) => Ok(owner),
+    }
+}
+
+/// Books what the pod is told now, and has it written.
+async fn record(
+    agent: &Agent,
+    pod: &Pod,
+    selection: Option<&Selection>,
+    granted: &[Granted],
+    routes: &[Route],
+) -> Result<Arc<Record>, AddFailure> {
+    let told = told(agent, pod, granted).await;
+    let mut allocations = Vec::with_capacity(granted.len());
+    for one in granted {
+        allocations.push(allocation(agent, selection, one).await?);
+    }
+    let nics_told = told.as_ref().map(|record| record.nics.as_slice()).unwrap_or_default();
+    let (nics, leftover) = records::merge(nics_told, &allocations, routes);
+    if !leftover.is_empty() {
+        tracing::info!(target: "IPAM", routes = ?leftover, "routes of the pod that lie in no subnet of its NICs are left out");
+    }
+    if let Some(told) = told.filter(|told| told.nics == nics) {
+        return Ok(told);
+    }
+    let record = agent.records.put(Record {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        node: pod.node.clone(),
+        controller: pod.controller.clone(),
+        nics,
+    });
+    agent.endpoints.put(record.clone());
+    Ok(record)
+}
+
+/// What the pod was told before: remembered, or, after a restart, as its endpoint tells.
+async fn told(agent: &Agent, pod: &Pod, granted: &[Granted]) -> Option<Arc<Record>> {
+    if let Some(record) = agent.records.get(&pod.uid) {
+        return Some(record);
+    }
+    if granted.iter().all(|one| one.fresh) {
+        return None;
+    }
+    crate::recover::record(agent, pod).await
+}
+
+async fn allocation(agent: &Agent, selection: Option<&Selection>, granted: &Granted) -> Result<Allocation, AddFailure> {
+    let claim = &granted.stored.claim;
+    let nic = records::interface(granted).unwrap_or_default();
+    let plan = selection.and_then(|selection| selection.nics.iter().find(|plan| plan.nic == nic));
+    let clean_gateway = plan.is_some_and(|plan| plan.clean_gateway);
+    let of_want = |want: &Want| want.pools.iter().find(|pool| pool.name == claim.pool).cloned();
+    let planned = plan.and_then(|plan| plan.wants.iter().find_map(of_want));
+    let pool = match planned.or_else(|| agent.caches.pools.snapshot().pools.get(&claim.pool).cloned()) {
+        Some(pool) => pool,
+        None => live_pool(agent, &claim.pool, claim.address).await?,
+    };
+    Ok(Allocation::new(nic, claim.address, &pool, clean_gateway))
+}
+
+async fn live_pool(agent: &Agent, name: &str, address: std::net::IpAddr) -> Result<Arc<Pool>, AddFailure> {
+    let pool = store::pools::read(&agent.client, name).await.ok().flatten();
+    let missing = || AddFailure::Pool { pool: name.to_owned(), address: address.to_string() };
+    pool.ok_or_else(missing)
+}
+
+fn answer(response: Response) -> AddResponse {
+    let ips = response.ips.into_iter().map(|ip| IpConfig {
+        address: ip.address,
+        gateway: ip.gateway.unwrap_or_default(),
+        ip_pool: ip.pool,
+        mac: ip.mac.unwrap_or_default(),
+        nic: ip.nic,
+        version: ip.family.version(),
+        vlan: ip.vlan,
+        ..IpConfig::default()
+    });
+    let routes = response.routes.into_iter().map(|one| wire::agent::Route {
+        if_name: one.nic,
+        dst: one.route.dst,
+        gw: one.route.gw,
+    });
+    AddResponse { dns: None, ips: ips.collect(), routes: routes.collect() }
+}

@@ -1,0 +1,204 @@
+//! What pods were told: the entries of their `SpiderEndpoint`s, kept so that a repeated ADD gets the same answer without asking anybody.
+
+use ipam::Route;
+use ipam::claim::Granted;
+use ipam::detail::{Allocation, NicDetail, details};
+use ipam::owner::OwnerRef;
+use k8s_api::endpoint::{IPAllocationDetail, PodIPAllocation};
+use k8s_api::{SpiderEndpoint, SpiderEndpointStatus};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What one pod was told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// Node.
+    pub node: String,
+    /// Its controller.
+    pub controller: Option<OwnerRef>,
+    /// One entry per NIC, `eth0` first.
+    pub nics: Vec<NicDetail>,
+}
+
+/// Records by pod UID; as many as the node has pods.
+#[derive(Debug, Default)]
+pub struct Records(Mutex<HashMap<String, Arc<Record>>>);
+
+impl Records {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Record>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the pod was told.
+    pub fn get(&self, uid: &str) -> Option<Arc<Record>> {
+        self.lock().get(uid).cloned()
+    }
+
+    /// Keeps a record.
+    pub fn put(&self, record: Record) -> Arc<Record> {
+        let record = Arc::new(record);
+        self.lock().insert(record.uid.clone(), record.clone());
+        record
+    }
+
+    /// Forgets a pod.
+    pub fn remove(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+}
+
+/// The entries for what a pod has now: those it was told before stay as they were, others are made from `allocations`.
+///
+/// Returned beside: the pod's own routes that fit no NIC.
+pub fn merge(told: &[NicDetail], allocations: &[Allocation], custom: &[Route]) -> (Vec<NicDetail>, Vec<Route>) {
+    let is_kept = |detail: &&NicDetail| {
+        let mut theirs: Vec<IpAddr> = addresses(detail);
+        let of_nic = allocations.iter().filter(|one| one.nic == detail.interface);
+        let mut ours: Vec<IpAddr> = of_nic.map(|one| one.address).collect();
+        theirs.sort();
+        ours.sort();
+        !ours.is_empty() && ours == theirs
+    };
+    let mut nics: Vec<NicDetail> = told.iter().filter(is_kept).cloned().collect();
+    let is_new = |one: &&Allocation| nics.iter().all(|nic| nic.interface != one.nic);
+    let fresh: Vec<Allocation> = allocations.iter().filter(is_new).cloned().collect();
+    let is_open = |route: &&Route| nics.iter().all(|nic| !nic.routes.contains(route));
+    let open: Vec<Route> = custom.iter().filter(is_open).cloned().collect();
+    let (made, leftover) = details(&fresh, &open);
+    nics.extend(made);
+    nics.sort_by(|a, b| order(a).cmp(&order(b)));
+    (nics, leftover)
+}
+
+fn order(nic: &NicDetail) -> (bool, &str) {
+    (nic.interface != ipam::nad::FIRST_NIC, &nic.interface)
+}
+
+fn addresses(detail: &NicDetail) -> Vec<IpAddr> {
+    let bare = |text: &String| text.split('/').next().and_then(|address| address.parse().ok());
+    detail.ipv4.iter().chain(&detail.ipv6).filter_map(bare).collect()
+}
+
+/// The entries of NICs that still have a claim.
+pub fn of_claims(told: &[NicDetail], granted: &[ipam::claim::Stored]) -> Vec<NicDetail> {
+    let claimed = |detail: &&NicDetail| {
+        addresses(detail).iter().any(|address| granted.iter().any(|stored| stored.claim.address == *address))
+    };
+    told.iter().filter(claimed).cloned().collect()
+}
+
+/// The interface that a claim is for.
+pub fn interface(granted: &Granted) -> Option<&str> {
+    granted.stored.claim.pod().map(|pod| pod.interface.as_str())
+}
+
+/// The status of the endpoint that tells a record.
+pub fn status(record: &Record, owner: &OwnerRef) -> SpiderEndpointStatus {
+    SpiderEndpointStatus {
+        current: PodIPAllocation {
+            uid: record.uid.clone(),
+            node: record.node.clone(),
+            ips: record.nics.iter().map(to_api).collect(),
+        },
+        owner_controller_type: owner.kind.clone(),
+        owner_controller_name: owner.name.clone(),
+    }
+}
+
+fn to_api(nic: &NicDetail) -> IPAllocationDetail {
+    IPAllocationDetail {
+        interface: nic.interface.clone(),
+        ipv4: nic.ipv4.clone(),
+        ipv6: nic.ipv6.clone(),
+        ipv4_pool: nic.ipv4_pool.clone(),
+        ipv6_pool: nic.ipv6_pool.clone(),
+        vlan: Some(nic.vlan),
+        ipv4_gateway: nic.ipv4_gateway.clone(),
+        ipv6_gateway: nic.ipv6_gateway.clone(),
+        clean_gateway: nic.clean_gateway,
+        routes: nic
+            .routes
+            .iter()
+            .map(|route| k8s_api::Route { dst: route.dst.clone(), gw: route.gw.clone() })
+            .collect(),
+        mac: nic.mac.clone(),
+    }
+}
+
+/// What an endpoint tells, if it is about this pod UID.
+pub fn of_endpoint(endpoint: &SpiderEndpoint, uid: &str) -> Option<Vec<NicDetail>> {
+    let status = endpoint.status.as_ref().filter(|status| status.current.uid == uid)?;
+    Some(status.current.ips.iter().map(from_api).collect())
+}
+
+fn from_api(detail: &IPAllocationDetail) -> NicDetail {
+    NicDetail {
+        interface: detail.interface.clone(),
+        ipv4: detail.ipv4.clone(),
+        ipv6: detail.ipv6.clone(),
+        ipv4_pool: detail.ipv4_pool.clone(),
+        ipv6_pool: detail.ipv6_pool.clone(),
+        ipv4_gateway: detail.ipv4_gateway.clone(),
+        ipv6_gateway: detail.ipv6_gateway.clone(),
+        vlan: detail.vlan.unwrap_or(0),
+        clean_gateway: detail.clean_gateway,
+        routes: detail.routes.iter().map(|route| Route::new(&route.dst, &route.gw)).collect(),
+        mac: detail.mac.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allocation(nic: &str, address: &str) -> Allocation {
+        let address: IpAddr = address.parse().unwrap();
+        let prefix = if address.is_ipv4() { 24 } else { 64 };
+        Allocation {
+            nic: nic.into(),
+            address,
+            pool: "p".into(),
+            prefix,
+            gateway: None,
+            routes: Vec::new(),
+            clean_gateway: false,
+        }
+    }
+
+    #[test]
+    fn what_a_pod_was_told_stays_and_new_nics_are_added() {
+        let route = Route::new("10.9.0.0/16", "10.0.0.1");
+        let (first, _) = merge(&[], &[allocation("eth0", "10.0.0.2")], std::slice::from_ref(&route));
+        assert_eq!(first[0].routes, std::slice::from_ref(&route));
+        let both = [allocation("net1", "10.0.0.3"), allocation("eth0", "10.0.0.2")];
+        let (second, leftover) = merge(&first, &both, std::slice::from_ref(&route));
+        assert_eq!((second[0].clone(), second[1].interface.as_str()), (first[0].clone(), "net1"));
+        assert!(second[1].routes.is_empty() && leftover.is_empty(), "the route stays where it was");
+    }
+
+    #[test]
+    fn an_entry_with_another_address_is_replaced() {
+        let (told, _) = merge(&[], &[allocation("eth0", "10.0.0.2")], &[]);
+        let now = [allocation("eth0", "10.0.0.2"), allocation("eth0", "fd00::2")];
+        let (nics, _) = merge(&told, &now, &[]);
+        assert_eq!((nics.len(), nics[0].ipv6.as_deref()), (1, Some("fd00::2/64")));
+        let (nics, _) = merge(&told, &[allocation("net1", "10.0.0.7")], &[]);
+        assert_eq!((nics.len(), nics[0].interface.as_str()), (1, "net1"), "eth0 has no claim any more");
+    }
+
+    #[test]
+    fn an_endpoint_tells_what_the_record_told() {
+        let (nics, _) = merge(&[], &[allocation("eth0", "10.0.0.2"), allocation("net1", "fd00::2")], &[]);
+        let record = Record { uid: "u1".into(), nics: nics.clone(), ..Record::default() };
+        let endpoint = SpiderEndpoint::new("ns", "web", status(&record, &OwnerRef::new("v1", "Pod", "web", "u1")));
+        assert_eq!(of_endpoint(&endpoint, "u1"), Some(nics));
+        assert_eq!(of_endpoint(&endpoint, "u2"), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! What is made good after a stop, clean or not, and from time to time.
+//!
+//! | left behind by a kill | made good by |
+//! |---|---|
+//! | claims whose ADD was never answered | the repeated ADD finds them; if the pod goes instead, its end frees them |
+//! | claims of pods that are gone | [`at_start`], [`watch_over`] |
+//! | creates that land after they were given up | [`watch_over`]: the node's claims are listed again |
+//! | endpoints that were not written | [`at_start`] |
+//! | endpoints of pods that have nothing any more | [`at_start`] |
+
+use crate::agent::Agent;
+use crate::records::{self, Record};
+use crate::release;
+use futures::{StreamExt, stream};
+use ipam::claim::{PodFate, PodKey};
+use ipam::detail::Allocation;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use store::pods::Pod;
+use store::{Endpoints, Failure, pods};
+
+/// Pods looked after at a time.
+const PARALLEL: usize = 8;
+/// How often pods with claims are looked at; costs nothing but for pods that the cache does not know.
+const LOOK: Duration = Duration::from_secs(30);
+/// How long a pod may be gone before its addresses are taken without a `DEL` (upstream's garbage collection: 10 minutes).
+const NO_DEL: Duration = Duration::from_secs(600);
+/// Wait before a create of unknown outcome must have landed or not.
+const LANDED: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Makes good what the previous process left. Called once the caches are synced.
+pub async fn at_start(agent: Arc<Agent>) {
+    let pods = agent.books.pods();
+    stream::iter(&pods).for_each_concurrent(PARALLEL, |pod| settle(&agent, pod)).await;
+    let orphans = loop {
+        match Endpoints::new(agent.client.clone()).of_node(&agent.settings.node).await {
+            Ok(endpoints) => break endpoints,
+            Err(failure @ Failure::Refused(_)) => {
+                tracing::warn!(error = %failure, "cannot list the endpoints of this node");
+                return;
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    };
+    for endpoint in orphans {
+        let (namespace, name) =
+            (endpoint.metadata.namespace.unwrap_or_default(), endpoint.metadata.name.unwrap_or_default());
+        let uid = endpoint.status.unwrap_or_default().current.uid;
+        if agent.books.of_pod(&uid).is_empty() && is_gone(&agent, &namespace, &name, &uid).await {
+            tracing::info!(endpoint = %format_args!("{namespace}/{name}"), "endpoint of a pod that is gone is removed");
+            agent.endpoints.remove(&namespace, &name, &uid);
+        }
+    }
+}
+
+/// Frees the claims of a pod that is gone, and sees that a living one has its endpoint.
+async fn settle(agent: &Agent, pod: &PodKey) {
+    loop {
+        match found(agent, pod).await {
+            Ok(Some(alive)) => {
+                if let Some(record) = record(agent, &alive).await {
+                    agent.endpoints.put(record);
+                }
+                return;
+            }
+            Ok(None) => {
+                tracing::info!(target: "IPAM", pod = %format_args!("{}/{}", pod.namespace, pod.name), uid = %pod.uid, "pod is gone, its addresses are freed");
+                return agent.books.pod_gone(&pod.uid, true);
+            }
+            Err(failure) => {
+                tracing::warn!(target: "IPAM", error = %failure, "cannot read a pod that has addresses, trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The object of this UID, alive or not; `None` is proof that it is gone.
+async fn found(agent: &Agent, pod: &PodKey) -> Result<Option<Arc<Pod>>, Failure> {
+    if agent.caches.gone.contains(&pod.uid) {
+        return Ok(None);
+    }
+    let cached = agent.caches.pods.get(&store::cache::key(Some(&pod.namespace), &pod.name));
+    if let Some(cached) = cached.filter(|cached| cached.uid == pod.uid) {
+        return Ok(Some(cached));
+    }
+    let live = pods::read(&agent.client, &pod.namespace, &pod.name).await?;
+    Ok(live.filter(|live| live.uid == pod.uid).map(Arc::new))
+}
+
+async fn is_gone(agent: &Agent, namespace: &str, name: &str, uid: &str) -> bool {
+    matches!(release::fate(agent, namespace, name, Some(uid)).await, Ok(PodFate::Gone))
+}
+
+/// What a pod was told before this process started: its endpoint tells; else it is told anew from claims and pools. `None` when it
+/// has no claims or their pools are unknown.
+pub async fn record(agent: &Agent, pod: &Pod) -> Option<Arc<Record>> {
+    let claims = agent.books.of_pod(&pod.uid);
+    let endpoint = Endpoints::new(agent.client.clone()).read(&pod.namespace, &pod.name).await.ok().flatten();
+    let told = endpoint.and_then(|endpoint| records::of_endpoint(&endpoint, &pod.uid)).unwrap_or_default();
+    let pools = agent.caches.pools.snapshot();
+    let allocation = |stored: &ipam::claim::Stored| {
+        let claim = &stored.claim;
+        let pool = pools.pools.get(&claim.pool)?;
+        Some(Allocation::new(&claim.pod()?.interface, claim.address, pool, false))
+    };
+    let allocations: Vec<Allocation> = claims.iter().filter_map(allocation).collect();
+    if allocations.is_empty() {
+        return None;
+    }
+    let routes = pod.annotations.get(ipam::annotation::POD_ROUTES);
+    let routes = routes.and_then(|value| ipam::annotation::routes(value).ok()).unwrap_or_default();
+    let (nics, _) = records::merge(&told, &allocations, &routes);
+    // An ADD may have been answered meanwhile: what it told counts.
+    if let Some(record) = agent.records.get(&pod.uid) {
+        return Some(record);
+    }
+    Some(agent.records.put(Record {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        node: pod.node.clone(),
+        controller: pod.controller.clone(),
+        nics,
+    }))
+}
+
+/// Looks after pods that went without a `DEL`, and after creates of unknown outcome, for as long as the process lives.
+pub async fn watch_over(agent: Arc<Agent>) {
+    let mut missing: HashMap<String, Instant> = HashMap::new();
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = look.tick() => look_at_pods(&agent, &mut missing).await,
+            () = agent.books.doubted() => {
+                tokio::time::sleep(LANDED).await;
+                agent.books.reconcile();
+            }
+        }
+    }
+}
+
+async fn look_at_pods(agent: &Agent, missing: &mut HashMap<String, Instant>) {
+    let pods = agent.books.pods();
+    missing.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
+    for pod in pods {
+        let cached = agent.caches.pods.get(&store::cache::key(Some(&pod.namespace), &pod.name));
+        if cached.is_some_and(|cached| cached.uid == pod.uid) {
+            missing.remove(&pod.uid);
+        } else if missing.entry(pod.uid.clone()).or_insert_with(Instant::now).elapsed() >= NO_DEL {
+            settle(agent, &pod).await;
+        }
+    }
+}
