@@ -4,8 +4,10 @@ use crate::schema::cause::Cause;
 use crate::schema::meta::{self, NameForm};
 use serde_json::Value;
 
+mod defaults;
 pub(crate) mod merge_keys;
 pub(crate) mod types;
+mod validate;
 
 /// One built-in kind.
 #[derive(Debug)]
@@ -68,7 +70,9 @@ impl Builtin {
     }
 
     /// Fills in the kind's defaults.
-    pub fn default(&self, _object: &mut Value) {}
+    pub fn default(&self, object: &mut Value) {
+        defaults::apply(self.group, self.kind, object);
+    }
 
     /// Checks a new object or an update.
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<Cause> {
@@ -77,6 +81,7 @@ impl Builtin {
             None => meta::on_create(&new["metadata"], self.namespaced, self.names, &mut causes),
             Some(old) => meta::on_update(&new["metadata"], &old["metadata"], !self.unconditional_update(), &mut causes),
         }
+        validate::object(self.group, self.kind, new, old, &mut causes);
         causes
     }
 
