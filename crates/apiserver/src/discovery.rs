@@ -93,10 +93,6 @@ fn subresources(resource: &Resource) -> Vec<Sub<'_>> {
     }
     if resource.is("/pods") {
         all.push(("binding", "", "v1", "Binding", &["create"]));
-        all.push(("eviction", "policy", "v1", "Eviction", &["create"]));
-    }
-    if resource.is("/namespaces") {
-        all.push(("finalize", "", "v1", "Namespace", &["update"]));
     }
     all
 }

@@ -39,11 +39,15 @@ struct Flags {
     /// Range of node ports.
     #[arg(long, default_value = "30000-32767")]
     service_node_port_range: String,
+    /// Least severity of log lines: debug, info, warn, error.
+    #[arg(long, default_value = "info")]
+    log_level: String,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
+    daemon::log::start(daemon::log::level(&flags.log_level)?).context("logging")?;
     let listener = TcpListener::bind(flags.listen).await.with_context(|| format!("--listen {}", flags.listen))?;
     let port = listener.local_addr()?.port();
     let advertise = advertised(&flags, port);

@@ -5,6 +5,7 @@ use http::{HeaderMap, Uri, header};
 use serde_json::Value;
 
 use crate::kinds::{Catalog, Resource};
+use crate::protobuf;
 use crate::status::{Failure, Outcome};
 
 /// Media types that answers can have.
@@ -191,7 +192,7 @@ impl Call {
     }
 }
 
-/// Parses a body in JSON or YAML.
+/// Parses a body in JSON, YAML or, for built-in kinds, protobuf.
 pub fn decode(content_type: &str, body: &[u8]) -> Outcome<Value> {
     match content_type {
         "" | "application/json" | "*/*" => serde_json::from_slice(body)
@@ -200,6 +201,7 @@ pub fn decode(content_type: &str, body: &[u8]) -> Outcome<Value> {
             let text = std::str::from_utf8(body).map_err(|e| Failure::bad_request(format!("error converting YAML to JSON: {e}")))?;
             serde_saphyr::from_str(text).map_err(|e| Failure::bad_request(format!("error converting YAML to JSON: {e}")))
         }
+        protobuf::MEDIA_TYPE => protobuf::decode(body).map_err(Failure::bad_request),
         _ => Err(Failure::unsupported_media_type(ACCEPTED)),
     }
 }

@@ -20,7 +20,7 @@ use crate::service::{Held, Ranges};
 use crate::status::{Failure, Outcome};
 use crate::storage::{self, Expect, Store, Write};
 use crate::write::{self, Reply, Writing};
-use crate::{collect, crd, delete, discovery, list, meta, render, service, watch};
+use crate::{collect, crd, delete, discovery, list, meta, render, scale, service, watch};
 
 /// Largest request body, as kube-apiserver's.
 const BODY_LIMIT: usize = 3 << 20;
@@ -277,6 +277,7 @@ async fn dispatch(server: &Server, call: Call, method: &Method, body: &Bytes) ->
         (_, true, None) if get => list::get(store, &call),
         (_, true, Some("status")) if get && call.resource().status => list::get(store, &call),
         (_, false, None) if get => list::list(store, &call),
+        (_, true, Some("scale")) => scale::serve(server, &call, method, body).await,
         (&Method::POST, false, None) => respond(&call, Writing::new(server, &call)?.create(body).await?),
         (&Method::POST, true, Some("binding")) if call.resource().is("/pods") => {
             let status = write::bind(server, &call, body).await?;

@@ -212,7 +212,7 @@ impl<'a> Writing<'a> {
         if admission::mutate(server, &request, &mut new, Some(&old), &mut self.warnings).await? {
             self.settle(&mut new);
         }
-        if sub.is_none() {
+        if matches!(sub, None | Some("scale")) {
             strategy::prepare_update(resource, &old, &mut new);
         }
         server.prepare(resource, &mut new, Some(&old))?;
