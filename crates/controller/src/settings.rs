@@ -206,7 +206,9 @@ mod tests {
 
     fn settings(more: &[(&str, &str)]) -> Result<Settings, Error> {
         let Command::Daemon(flags) = Cli::parse_from(["spiderpool-controller", "daemon"]).command;
-        let config = daemon::config::parse("enableIPv4: true").unwrap().config;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "enableIPv4: true").unwrap();
+        let config = daemon::config::load(file.path()).unwrap().config;
         Settings::new(flags, config, &POD.iter().chain(more).copied().collect())
     }
 

@@ -1,0 +1,138 @@
+//! An API server in process with the chart's CRDs, and the controller on it, its webhooks called over real TLS.
+
+use std::time::{Duration, Instant};
+
+use clap::Parser as _;
+use controller::{
+    process::{self, Sockets},
+    settings::{Cli, Command, Settings},
+};
+use daemon::{Env, Stop, Tasks};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client, Resource,
+    api::{ObjectMeta, PostParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+/// Longer than anything here takes on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The world of one test.
+pub struct World {
+    pub client: Client,
+    stop: Stop,
+    controller: Option<JoinHandle<Result<(), daemon::tasks::TaskError>>>,
+    _files: tempfile::TempDir,
+    _server: apiserver::Server,
+}
+
+/// A world without controller.
+pub async fn api_server() -> (Client, apiserver::Server) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let server = apiserver::Server::open(apiserver::Options::default()).await.unwrap();
+    let client = Client::new(server.router(), "default");
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    for (_, definition) in k8s_api::all_crds() {
+        definitions.create(&PostParams::default(), &definition).await.unwrap();
+    }
+    for (_, definition) in k8s_api::all_crds() {
+        let name = definition.metadata.name.unwrap();
+        eventually(&format!("{name} established"), || async {
+            let conditions = definitions.get(&name).await.unwrap().status?.conditions?;
+            conditions.iter().any(|one| one.type_ == "Established" && one.status == "True").then_some(())
+        })
+        .await;
+    }
+    (client, server)
+}
+
+impl World {
+    /// The usual one.
+    pub async fn start() -> Self {
+        Self::with("", &[]).await
+    }
+
+    /// With more keys in the configuration file and more variables.
+    pub async fn with(config: &str, env: &[(&str, &str)]) -> Self {
+        let (client, server) = api_server().await;
+        Self::on(client, server, config, env).await
+    }
+
+    /// On an API server that has lived already.
+    pub async fn on(client: Client, server: apiserver::Server, config: &str, env: &[(&str, &str)]) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let path = files.path().join("conf.yml");
+        std::fs::write(&path, format!("enableIPv4: true\nenableIPv6: true\n{config}")).unwrap();
+        let cni = files.path().join("cni");
+        let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let sockets = Sockets { health: listen().await, webhook: listen().await, metrics: None };
+        let url = format!("https://{}", sockets.webhook.local_addr().unwrap());
+        let arguments = ["spiderpool-controller", "daemon", "--config-path", path.to_str().unwrap(), "--webhook-url", &url];
+        let Command::Daemon(flags) = Cli::parse_from(arguments).command;
+        let fixed = [
+            ("SPIDERPOOL_POD_NAMESPACE", "kube-system"),
+            ("SPIDERPOOL_POD_NAME", "controller-0"),
+            ("SPIDERPOOL_COORDINATOR_ENABLED", "true"),
+            ("SPIDERPOOL_MULTUS_CONFIG_ENABLED", "true"),
+            ("SPIDERPOOL_CNI_CONFIG_DIR", cni.to_str().unwrap()),
+        ];
+        let env: Env = fixed.iter().chain(env).copied().collect();
+        let settings = Settings::new(flags, daemon::config::load(&path).unwrap().config, &env).unwrap();
+        let stop = Stop::new();
+        let mut tasks = Tasks::new(stop.clone());
+        let readiness = process::start(&mut tasks, settings, client.clone(), sockets).unwrap();
+        let controller = Some(tokio::spawn(tasks.run(Duration::from_secs(10))));
+        eventually("controller ready", || async { readiness.check().is_ok().then_some(()) }).await;
+        Self { client, stop, controller, _files: files, _server: server }
+    }
+
+    /// Ends the controller as SIGTERM does.
+    pub async fn end(mut self) {
+        self.stop.cancel();
+        self.controller.take().unwrap().await.unwrap().unwrap();
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Waits for a state, with a deadline.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(start.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// An object of `kind`, as a client sends it.
+pub fn object<K: Resource<DynamicType = ()> + DeserializeOwned>(name: &str, rest: Value) -> K {
+    let mut object: K = serde_json::from_value(rest).unwrap();
+    *object.meta_mut() = ObjectMeta { name: Some(name.to_owned()), ..object.meta().clone() };
+    object
+}
+
+/// Creates a cluster-scoped object.
+pub async fn create<K>(client: &Client, name: &str, rest: Value) -> kube::Result<K>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+{
+    Api::all(client.clone()).create(&PostParams::default(), &object::<K>(name, rest)).await
+}
+
+/// Creates a namespaced object.
+pub async fn create_in<K>(client: &Client, namespace: &str, name: &str, rest: Value) -> kube::Result<K>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+{
+    Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &object::<K>(name, rest)).await
+}
