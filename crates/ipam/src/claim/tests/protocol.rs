@@ -303,3 +303,125 @@ fn a_freed_address_rests_while_others_are_free() {
         world.release_now(release(&name, "c", "eth0", PodFate::Gone));
     }
 }
+
+/// A claim as some process made it.
+fn stored(address: &str, pod: &str, container: &str, interface: &str) -> Stored {
+    let uid = format!("uid-of-{pod}");
+    let holder = PodHolder {
+        namespace: "ns".into(),
+        name: pod.into(),
+        uid,
+        container: Some(container.into()),
+        interface: interface.into(),
+        node: "node".into(),
+    };
+    let claim = Claim {
+        address: address.parse().unwrap(),
+        pool: "small".into(),
+        state: State::Allocated,
+        holder: Holder::Pod(holder),
+        mac: None,
+    };
+    Stored { claim, uid: format!("uid-{address}"), version: "1".into() }
+}
+
+#[test]
+fn a_late_create_of_a_former_process_is_given_back_when_its_use_is_served() {
+    let mut world = Single::new(Vec::new());
+    world.add_now(add("a", "c", "eth0", vec![want("eth0", &[pool("other", "10.9.0.0/24", &["10.9.0.1"])])])).unwrap();
+    for (address, pod, interface) in [("10.0.0.1", "a", "eth0"), ("10.0.0.2", "b", "eth0")] {
+        let late = stored(address, pod, "former", interface);
+        world.api.objects.insert(late.claim.address, late);
+    }
+    world.event(Event::Reconcile);
+    world.settle();
+    let left: Vec<String> = world.api.objects.keys().map(ToString::to_string).collect();
+    assert_eq!(left, ["10.0.0.2", "10.9.0.1"], "the one of the other pod may serve its next ADD");
+    assert_eq!(
+        world.add_now(add("b", "c2", "eth0", vec![want("eth0", &[small()])])).unwrap()[0].1.to_string(),
+        "10.0.0.2"
+    );
+}
+
+#[test]
+fn of_two_claims_for_one_use_the_sandbox_keeps_its_own() {
+    let known = [stored("10.0.0.1", "a", "c1", "eth0"), stored("10.0.0.2", "a", "c2", "eth0")];
+    let mut world = Single::new(known.to_vec());
+    world.api.objects.extend(known.into_iter().map(|stored| (stored.claim.address, stored)));
+    let granted = world.add_now(add("a", "c2", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    assert_eq!((granted.len(), granted[0].1.to_string()), (1, "10.0.0.2".to_owned()));
+    assert_eq!(world.api.objects.len(), 1, "the former sandbox is over, its claim is free");
+}
+
+#[test]
+fn only_a_list_that_is_exact_and_young_enough_proves_a_pool_used_up() {
+    let mut world = Single::new(Vec::new());
+    for pod in ["a", "b", "c"] {
+        world.add_now(add(pod, pod, "eth0", vec![want("eth0", &[small()])])).unwrap();
+    }
+    let request = |pod: &str| add(pod, pod, "eth0", vec![want("eth0", &[small()])]);
+    let early = world.ask(|ticket| Event::Add(ticket, request("d")));
+    assert!(matches!(world.reply(None), Call::List { fresh: false, .. }), "a hint first");
+    assert!(matches!(world.calls[0].1, Call::List { fresh: true, .. }), "then an exact answer");
+    // Another ADD comes while that list is under way; then an address becomes free.
+    let late = world.ask(|ticket| Event::Add(ticket, request("e")));
+    let full = world.api.apply("node", &world.calls[0].1.clone(), &mut super::world::Random(1));
+    let freed = world.api.objects.keys().next().copied().unwrap();
+    world.api.objects.remove(&freed);
+    world.event(Event::Reconcile);
+    world.reply(Some(full));
+    assert!(matches!(world.added(early), Err(AddError::UsedOut { .. })));
+    assert!(!world.answers.contains_key(&late), "the list is older than this ADD");
+    assert!(world.calls.iter().any(|(_, call)| matches!(call, Call::List { fresh: true, .. })));
+}
+
+#[test]
+fn a_pool_that_cannot_be_listed_fails_the_add_with_the_reason() {
+    let mut world = Single::new(Vec::new());
+    let empty = pool("small", "10.0.0.0/24", &["10.0.0.1"]);
+    world.add_now(add("a", "a", "eth0", vec![want("eth0", &[empty.clone()])])).unwrap();
+    let ticket = world.ask(|ticket| Event::Add(ticket, add("b", "b", "eth0", vec![want("eth0", &[empty])])));
+    while !world.answers.contains_key(&ticket) {
+        world.reply(unknown());
+    }
+    let error = world.added(ticket).unwrap_err().to_string();
+    assert_eq!(error, "no answer from the API server (listing the addresses of pool small): timed out");
+    assert!(world.claims.is_idle());
+}
+
+#[test]
+fn a_create_that_lands_between_two_attempts_is_recognised() {
+    let mut world = Single::new(Vec::new());
+    let ticket = world.ask(|ticket| Event::Add(ticket, add("a", "c", "eth0", vec![want("eth0", &[small()])])));
+    let (_, create) = world.calls[0].clone();
+    world.reply(unknown());
+    assert!(matches!(world.reply(None), Call::Read(_)));
+    assert_eq!(world.calls[0].1, create, "the same address again, never another one beside it");
+    world.api.apply("node", &create, &mut super::world::Random(1));
+    world.settle();
+    assert_eq!((world.added(ticket).unwrap().len(), world.api.objects.len()), (1, 1));
+}
+
+#[test]
+fn a_list_of_the_node_that_is_older_than_a_release_brings_nothing_back() {
+    let mut world = Single::new(Vec::new());
+    world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    world.event(Event::Reconcile);
+    let (op, call) = world.calls.remove(0);
+    let old = world.api.apply("node", &call, &mut super::world::Random(1));
+    world.release_now(release("a", "c", "eth0", PodFate::Gone));
+    world.event(Event::Reply(op, old));
+    world.settle();
+    assert!(world.claims.all().next().is_none() && world.notes.is_empty());
+}
+
+#[test]
+fn a_list_of_the_node_that_is_older_than_a_claim_does_not_take_it_away() {
+    let mut world = Single::new(Vec::new());
+    world.event(Event::Reconcile);
+    let (op, call) = world.calls.remove(0);
+    let old = world.api.apply("node", &call, &mut super::world::Random(1));
+    world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    world.event(Event::Reply(op, old));
+    assert!(world.calls.is_empty() && world.claims.all().count() == 1);
+}

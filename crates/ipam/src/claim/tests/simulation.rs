@@ -53,6 +53,8 @@ struct Guest {
     pending: Option<(Ticket, &'static str)>,
     restarts: u32,
     failures: u32,
+    /// The guest whose place it takes: it starts when that one is over.
+    follows: Option<usize>,
 }
 
 impl Guest {
@@ -134,6 +136,7 @@ impl Simulation {
             up: Vec::new(),
             pending: None,
             restarts: 2,
+            follows: None,
             failures: 0,
         });
     }
@@ -198,6 +201,9 @@ impl Simulation {
 
     /// The runtime of a guest takes its next step, if it has one.
     fn run_guest(&mut self, index: usize) {
+        if self.guests[index].follows.is_some_and(|former| self.guests[former].stage != Stage::Over) {
+            return;
+        }
         let guest = &mut self.guests[index];
         if let Some((ticket, nic)) = guest.pending {
             if guest.stage == Stage::Starting && self.random.chance(self.faults.give_up) {
@@ -382,9 +388,15 @@ fn default(pool: Pool) -> Pool {
     Pool { default: true, ..pool }
 }
 
+/// Runs per test; `SPIDERPOOL_SIMULATION_FACTOR` multiplies them for a longer search.
+fn seeds(runs: u64) -> std::ops::Range<u64> {
+    let factor = std::env::var("SPIDERPOOL_SIMULATION_FACTOR").ok().and_then(|text| text.parse::<u64>().ok());
+    0..runs * factor.unwrap_or(1)
+}
+
 #[test]
 fn an_exactly_fitting_pool_fills_from_ten_nodes_without_a_failure() {
-    for seed in 0..20 {
+    for seed in seeds(10) {
         let mut world = Simulation::new(seed, 10, NONE, one_family(&["10.0.0.1-10.0.0.200"]));
         for pod in 0..200 {
             world.guest(format!("p{pod}"), pod % 10, &["eth0"]);
@@ -399,8 +411,25 @@ fn an_exactly_fitting_pool_fills_from_ten_nodes_without_a_failure() {
 }
 
 #[test]
+fn a_full_pool_serves_whoever_takes_the_place_of_a_pod_that_ended() {
+    for seed in seeds(10) {
+        let mut world = Simulation::new(300 + seed, 4, NONE, one_family(&["10.0.0.1-10.0.0.30"]));
+        world.churn = true;
+        for pod in 0..150 {
+            world.guest(format!("p{pod}"), pod % 4, &["eth0"]);
+            let guest = &mut world.guests[pod];
+            (guest.follows, guest.restarts) = (pod.checked_sub(30), 0);
+        }
+        world.until(|world| world.all_in(Stage::Over));
+        assert!(world.guests.iter().all(|guest| guest.failures == 0), "seed {seed}: no ADD may fail");
+        world.come_to_rest();
+        world.check_equal();
+    }
+}
+
+#[test]
 fn one_holder_per_address_and_no_leak_in_an_unreliable_world() {
-    for seed in 0..300 {
+    for seed in seeds(100) {
         let pools = both_families(&["10.0.0.1-10.0.0.24"], &["fd00::1-fd00::18"]);
         let mut world = Simulation::new(1000 + seed, 3, ALL, pools);
         world.churn = true;
@@ -417,7 +446,7 @@ fn one_holder_per_address_and_no_leak_in_an_unreliable_world() {
 
 #[test]
 fn books_and_api_server_agree_after_a_storm_with_pods_left_running() {
-    for seed in 0..200 {
+    for seed in seeds(60) {
         let mut world = Simulation::new(5000 + seed, 2, ALL, one_family(&["10.0.0.1-10.0.0.12"]));
         for pod in 0..6 {
             world.guest(format!("p{pod}"), pod % 2, &["eth0", "net1"]);
