@@ -1,0 +1,170 @@
+//! API servers that are slow, gone or mad; agents that are killed.
+
+use crate::world::{Weather, World, eventually, v4, v6};
+use serde_json::json;
+use std::time::Duration;
+
+#[tokio::test]
+async fn an_add_without_api_server_is_an_error_to_retry_and_leaves_nothing() {
+    for weather in [Weather::Gone, Weather::Refusing, Weather::Garbage] {
+        let world = World::new().await;
+        world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
+        let agent = world.agent("node-a").await;
+        let pod = world.pod("web", json!({})).await;
+        let other = world.pod("other", json!({})).await;
+        agent.addresses(&other).await; // by then the watch has seen both pods
+        world.set(weather);
+        let (status, error) = agent.add(&pod).await;
+        let error = error.as_str().unwrap().to_owned();
+        assert!(status == 500 && error.contains("API server"), "{weather:?}: {error}");
+        world.set(Weather::Fair);
+        let addresses = agent.addresses(&pod).await;
+        let claims = async || world.claims().await;
+        eventually("one claim for each pod", async || {
+            claims().await.len() == 2 && claims().await.contains_key(&addresses[0])
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn lost_answers_cost_no_address() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    agent.addresses(&world.pod("other", json!({})).await).await;
+    world.set(Weather::AnswersLost);
+    let asked = agent.add(&pod);
+    let heal = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world.set(Weather::Fair);
+    };
+    let ((status, answer), ()) = tokio::join!(asked, heal);
+    // Whether it was read back in time or given up: the pod ends with exactly one address.
+    if status != 200 {
+        assert!(answer.as_str().unwrap().contains("API server"), "{answer}");
+    }
+    let addresses = agent.addresses(&pod).await;
+    let mine = async || {
+        world
+            .claims()
+            .await
+            .into_iter()
+            .filter(|(_, holder)| holder == "web/eth0")
+            .map(|(address, _)| address)
+            .collect::<Vec<_>>()
+    };
+    eventually("exactly one claim", async || mine().await == addresses).await;
+}
+
+#[tokio::test]
+async fn a_slow_api_server_only_takes_longer() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.99")).await;
+    world.pool("p6", v6("fd00:1::10-fd00:1::99")).await;
+    let agent = world.agent("node-a").await;
+    let mut pods = Vec::new();
+    for n in 0..20 {
+        pods.push(world.pod(&format!("p{n}"), json!({})).await);
+    }
+    world.set(Weather::Slow);
+    for (status, answer) in futures::future::join_all(pods.iter().map(|pod| agent.add(pod))).await {
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_eq!(world.claims().await.len(), 40);
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_before_the_api_server_waits_for_it() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10")).await;
+    let pod = world.pod("web", json!({})).await;
+    world.set(Weather::Gone);
+    let agent = world.start_agent("node-a", "", &[]).await;
+    eventually("it says what it waits for", async || {
+        agent.readiness.check() == Err("waiting for API server".to_owned())
+    })
+    .await;
+    assert!(!agent.socket.exists(), "plugins leave notes meanwhile");
+    world.set(Weather::Fair);
+    eventually("it serves", async || agent.readiness.check().is_ok()).await;
+    assert_eq!(agent.addresses(&pod).await, ["10.1.0.10"]);
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_of_adds_leaks_and_doubles_nothing() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.49")).await;
+    let agent = world.agent("node-a").await;
+    let mut pods = Vec::new();
+    for n in 0..40 {
+        pods.push(world.pod(&format!("p{n}"), json!({})).await);
+    }
+    world.set(Weather::Slow);
+    let socket = agent.socket.clone();
+    let asked: Vec<_> = pods
+        .iter()
+        .map(|pod| {
+            let (socket, args) = (socket.clone(), pod.args(json!({})));
+            tokio::spawn(async move { crate::world::call(&socket, "POST", "/v1/ipam/ip", &args).await })
+        })
+        .collect();
+    eventually("some claims are made", async || world.claims().await.len() >= 5).await;
+    agent.kill();
+    for one in asked {
+        let _ = one.await; // the connection breaks
+    }
+    world.set(Weather::Fair);
+    // Half of the pods go while the agent is down.
+    for pod in &pods[..20] {
+        world.delete_pod(&pod.name).await;
+    }
+    let agent = world.agent("node-a").await;
+    eventually("claims of pods that are gone are freed", async || {
+        world
+            .claims()
+            .await
+            .into_values()
+            .all(|holder| pods[20..].iter().any(|pod| holder == format!("{}/eth0", pod.name)))
+    })
+    .await;
+    let again = pods[20..].iter().map(|pod| pod.container("again")).collect::<Vec<_>>();
+    for (status, answer) in futures::future::join_all(again.iter().map(|pod| agent.add(pod))).await {
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_eq!(world.claims().await.len(), 20);
+    eventually("every pod has its endpoint and no other", async || world.endpoints().await.len() == 20).await;
+}
+
+#[tokio::test]
+async fn a_graceful_stop_finishes_running_requests() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.49")).await;
+    let agent = world.agent("node-a").await;
+    let mut pods = Vec::new();
+    for n in 0..10 {
+        pods.push(world.pod(&format!("p{n}"), json!({})).await);
+    }
+    world.set(Weather::Slow);
+    world.requests.lock().unwrap().clear();
+    let socket = agent.socket.clone();
+    let asked: Vec<_> = pods
+        .iter()
+        .map(|pod| {
+            let (socket, args) = (socket.clone(), pod.args(json!({})));
+            tokio::spawn(async move { crate::world::call(&socket, "POST", "/v1/ipam/ip", &args).await })
+        })
+        .collect();
+    eventually("all are under way", async || {
+        world.requests.lock().unwrap().iter().filter(|request| *request == "POST spiderips").count() >= 10
+    })
+    .await;
+    agent.stop().await;
+    for one in asked {
+        let (status, answer) = one.await.unwrap();
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_eq!(world.endpoints().await.len(), 10, "what was answered is written before the end");
+    assert!(!socket.exists());
+}
