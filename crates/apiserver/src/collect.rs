@@ -1,252 +1,301 @@
 //! What happens after a write: dependents of deleted owners, contents of deleted namespaces, objects of deleted
-//! definitions. Every step looks at the current state, so that it can be repeated after a crash.
+//! definitions. Every step looks at the current state, so that it can be repeated after a crash; what could not be
+//! deleted (a webhook refused) is tried again from time to time.
 use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::delete::{CRD_CLEANUP, FOREGROUND, ORPHAN, Options, Propagation, delete_object};
 use crate::meta;
 use crate::request::{Accept, Call, Query, Shape, Target};
 use crate::server::Server;
-use crate::storage::{Event, Expect, Object, Refused, StoreId, Write};
+use crate::storage::{Event, Expect, Object, Refused, State, StoreId, Write};
 
+const NAMESPACES: &str = "/namespaces";
 const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
 /// Deletions under way at once.
 const PARALLEL: usize = 32;
+/// Pause before failed deletions are tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+type Item = (StoreId, Arc<Object>);
 
 /// Follows all writes until the server stops.
 pub async fn run(server: Server, mut events: mpsc::UnboundedReceiver<Arc<Event>>, stop: CancellationToken) {
-    sweep(&server).await;
+    let collector = Collector { server, failed: Mutex::default() };
+    collector.sweep().await;
+    let mut retry = tokio::time::interval(RETRY);
+    retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let event = tokio::select! {
-            event = events.recv() => event,
-            () = stop.cancelled() => None,
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => collector.follow(&event).await,
+                None => return,
+            },
+            _ = retry.tick() => collector.again().await,
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+struct Collector {
+    server: Server,
+    /// Objects whose deletion failed.
+    failed: Mutex<BTreeSet<(StoreId, Arc<str>)>>,
+}
+
+impl Collector {
+    fn get(&self, store: &str, key: &str) -> Option<Arc<Object>> {
+        self.server.store().get(store, key)
+    }
+
+    fn dependents(&self, uid: &str) -> Vec<Item> {
+        self.server.store().read().dependents(uid)
+    }
+
+    /// After a start: everything that may have been left half-done.
+    async fn sweep(&self) {
+        let suspects: Vec<Item> = {
+            let state = self.server.store().read();
+            let all = state.stores().flat_map(|(store, shard)| shard.objects.values().map(move |o| (store.clone(), o.clone())));
+            all.filter(|(_, o)| o.deleting || !o.owners.is_empty()).collect()
         };
-        let Some(event) = event else { return };
-        follow(&server, &event).await;
+        for (store, object) in suspects {
+            self.collect(&store, &object).await;
+            self.settle(&store, &object).await;
+        }
     }
-}
 
-/// After a start: everything that may have been left half-done.
-async fn sweep(server: &Server) {
-    let mut suspects = Vec::new();
-    for (store, shard) in server.store().read().stores() {
-        let marked = |o: &&Arc<Object>| !o.owners.is_empty() || meta::is_deleting(&o.value());
-        suspects.extend(shard.objects.values().filter(marked).map(|o| (store.clone(), o.clone())));
+    async fn again(&self) {
+        let failed = std::mem::take(&mut *self.failed.lock().expect("nothing panics while it holds the list"));
+        for (store, key) in failed {
+            if let Some(object) = self.get(&store, &key) {
+                self.collect(&store, &object).await;
+                self.emptied(&store, &object, true).await;
+            }
+        }
     }
-    for (store, object) in suspects {
-        settle(server, &store, &object).await;
-    }
-}
 
-async fn follow(server: &Server, event: &Event) {
-    server.noticed(&event.store);
-    if event.removed {
-        let orphans = server.store().read().dependents(&event.new.uid);
-        let work = orphans.iter().map(|(store, object)| collect(server, store, object)).collect::<Vec<_>>();
-        futures::stream::iter(work).buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
-        emptied(server, &event.store, &event.new).await;
-    } else {
-        settle(server, &event.store, &event.new).await;
+    async fn follow(&self, event: &Event) {
+        self.server.noticed(&event.store);
+        let (store, new) = (&event.store, &event.new);
+        let old_owners = event.old.as_ref().map_or(&[][..], |o| &o.owners);
+        if event.removed {
+            let dependents = self.dependents(&new.uid);
+            let work = dependents.iter().map(|(store, object)| self.collect(store, object)).collect::<Vec<_>>();
+            futures::stream::iter(work).buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
+            self.emptied(store, new, false).await;
+        } else {
+            if old_owners != new.owners {
+                self.collect(store, new).await;
+            }
+            self.settle(store, new).await;
+        }
+        // A foreground deletion waits for blocking dependents: look again at the owners of what changed.
+        let owners: BTreeSet<&String> = old_owners.iter().chain(&new.owners).collect();
+        for uid in owners {
+            let owner = self.server.store().read().by_uid(uid).map(|(s, o)| (s.clone(), o.clone()));
+            if let Some((store, owner)) = owner.filter(|(_, o)| o.deleting) {
+                self.settle(&store, &owner).await;
+            }
+        }
     }
-    // A foreground deletion waits for blocking dependents: look again at owners of what changed.
-    let owners: BTreeSet<&String> = event.old.iter().flat_map(|o| &o.owners).chain(&event.new.owners).collect();
-    for uid in owners {
-        let owner = server.store().read().by_uid(uid).map(|(s, o)| (s.clone(), o.clone()));
-        if let Some((store, owner)) = owner
-            && meta::finalizers(&owner.value()).iter().any(|f| f == FOREGROUND)
+
+    /// An object has gone; it may have been the last of a terminating namespace or definition.
+    async fn emptied(&self, store: &StoreId, object: &Object, retry: bool) {
+        let namespace = self.get(NAMESPACES, object.namespace()).filter(|n| n.deleting);
+        if let Some(namespace) = namespace
+            && (retry || contents(&self.server.store().read(), &namespace.key, true).is_empty())
         {
-            settle(server, &store, &owner).await;
+            self.settle(&NAMESPACES.into(), &namespace).await;
+        }
+        let last = retry || self.server.store().read().shard(store).is_none_or(|s| s.objects.is_empty());
+        if last
+            && let Some((group, plural)) = store.split_once('/')
+            && let Some(definition) = self.get(DEFINITIONS, &format!("{plural}.{group}"))
+        {
+            self.settle(&DEFINITIONS.into(), &definition).await;
         }
     }
-}
 
-/// The last object of a terminating namespace or definition may have gone.
-async fn emptied(server: &Server, store: &StoreId, object: &Object) {
-    if let Some(namespace) = server.store().get("/namespaces", object.namespace()) {
-        settle(server, &"/namespaces".into(), &namespace).await;
+    /// Does what an object that is being deleted waits for.
+    async fn settle(&self, store: &StoreId, object: &Arc<Object>) {
+        let Some(object) = self.get(store, &object.key).filter(|o| o.uid == object.uid && o.deleting) else { return };
+        let value = object.value();
+        let finalizers = meta::finalizers(&value);
+        let has = |name: &str| finalizers.iter().any(|f| f == name);
+        if has(ORPHAN) {
+            for (store, dependent) in self.dependents(&object.uid) {
+                self.edit(&store, &dependent, |value| drop_owners(value, |uid| *uid == object.uid)).await;
+            }
+            self.edit(store, &object, |value| drop_finalizer(value, ORPHAN)).await;
+        }
+        if has(FOREGROUND) {
+            self.foreground(store, &object).await;
+        }
+        match &**store {
+            NAMESPACES => self.namespace(store, &object).await,
+            DEFINITIONS if has(CRD_CLEANUP) => self.definition(store, &object, &value).await,
+            _ => {}
+        }
     }
-    if let Some((group, plural)) = store.split_once('/')
-        && let Some(definition) = server.store().get(DEFINITIONS, &format!("{plural}.{group}"))
-    {
-        settle(server, &DEFINITIONS.into(), &definition).await;
-    }
-}
 
-/// Does what the object's own state asks for.
-async fn settle(server: &Server, store: &StoreId, object: &Arc<Object>) {
-    if !object.owners.is_empty() {
-        collect(server, store, object).await;
-    }
-    let value = object.value();
-    if !meta::is_deleting(&value) {
-        return;
-    }
-    let finalizers = meta::finalizers(&value);
-    let has = |name: &str| finalizers.iter().any(|f| f == name);
-    if has(ORPHAN) {
-        let dependents = server.store().read().dependents(&object.uid);
+    /// Deletes the dependents of an owner that goes last; lets the owner go when none blocks it.
+    async fn foreground(&self, store: &StoreId, owner: &Arc<Object>) {
+        let dependents = self.dependents(&owner.uid);
+        let blocks = |dependent: &Object| {
+            let value = dependent.value();
+            let mut references = value["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+            references.any(|r| r["uid"] == owner.uid.as_str() && r["blockOwnerDeletion"] == true)
+        };
+        if !dependents.iter().any(|(_, d)| blocks(d)) {
+            self.edit(store, owner, |value| drop_finalizer(value, FOREGROUND)).await;
+            return;
+        }
         for (store, dependent) in dependents {
-            edit(server, &store, &dependent, |value| drop_owners(value, |uid| *uid == object.uid)).await;
+            self.collect(&store, &dependent).await;
         }
-        edit(server, store, object, |value| drop_finalizer(value, ORPHAN)).await;
     }
-    if has(FOREGROUND) {
-        foreground(server, store, object).await;
+
+    /// Deletes a dependent all of whose owners are gone; drops references to those that are gone while others live.
+    async fn collect(&self, store: &StoreId, object: &Arc<Object>) {
+        let current = self.get(store, &object.key).filter(|o| o.uid == object.uid && !o.deleting);
+        let Some(object) = current.filter(|o| !o.owners.is_empty()) else { return };
+        let (mut lives, mut gone, mut waiting) = (false, Vec::new(), Vec::new());
+        for owner in &object.owners {
+            match owner_state(&self.server.store().read(), &object, owner) {
+                Owner::Lives => lives = true,
+                Owner::Gone => gone.push(owner.clone()),
+                Owner::Waits => waiting.push(owner.clone()),
+            }
+        }
+        if gone.is_empty() && waiting.is_empty() {
+            return;
+        }
+        if lives {
+            self.edit(store, &object, |value| drop_owners(value, |uid| gone.contains(uid) || waiting.contains(uid))).await;
+            return;
+        }
+        let first = !waiting.is_empty() && !self.dependents(&object.uid).is_empty();
+        self.remove(store, &object, first.then_some(Propagation::Foreground)).await;
     }
-    match &**store {
-        "/namespaces" => namespace(server, store, object).await,
-        DEFINITIONS if has(CRD_CLEANUP) => definition(server, store, object, &value).await,
-        _ => {}
+
+    /// Deletes what a terminating namespace still holds; lets the namespace go when it is empty.
+    async fn namespace(&self, store: &StoreId, object: &Arc<Object>) {
+        let contents = contents(&self.server.store().read(), &object.key, false);
+        if contents.is_empty() {
+            let release = |value: &mut Value| value["spec"].as_object_mut().is_some_and(|s| s.remove("finalizers").is_some());
+            self.edit(store, object, release).await;
+            return;
+        }
+        self.remove_all(&contents).await;
+    }
+
+    /// Deletes the objects of a terminating definition; lets the definition go when there are none.
+    async fn definition(&self, store: &StoreId, object: &Arc<Object>, value: &Value) {
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        let theirs: StoreId = format!("{}/{}", text(&value["spec"]["group"]), text(&value["spec"]["names"]["plural"])).into();
+        let contents: Vec<_> = self.server.store().all(&theirs).into_iter().map(|o| (theirs.clone(), o)).collect();
+        if contents.is_empty() {
+            self.edit(store, object, |value| drop_finalizer(value, CRD_CLEANUP)).await;
+            return;
+        }
+        self.remove_all(&contents).await;
+    }
+
+    async fn remove_all(&self, contents: &[Item]) {
+        let fresh = contents.iter().filter(|(_, o)| !o.deleting);
+        let work = fresh.map(|(store, object)| self.remove(store, object, None)).collect::<Vec<_>>();
+        futures::stream::iter(work).buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
+    }
+
+    /// A DELETE as a client would send it, guarded by the UID.
+    async fn remove(&self, store: &StoreId, object: &Arc<Object>, propagation: Option<Propagation>) {
+        let Some(resource) = self.server.catalog().by_store(store).cloned() else { return };
+        let target = Target { resource, namespace: object.namespace().into(), name: Some(object.name().into()), sub: None };
+        let call = Call {
+            target,
+            query: Query::default(),
+            accept: Accept { shape: Shape::Whole, yaml: false },
+            content_type: String::new(),
+            user: "system:serviceaccount:kube-system:generic-garbage-collector".into(),
+        };
+        let options = Options { propagation, uid: Some(object.uid.clone()), ..Options::default() };
+        match delete_object(&self.server, &call, &options).await {
+            Err(failure) if !matches!(&*failure.reason, "NotFound" | "Conflict") => {
+                tracing::warn!(%store, key = %object.key, error = %failure, "deletion failed, will be tried again");
+                self.failed.lock().expect("nothing panics while it holds the list").insert((store.clone(), object.key.clone()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Changes an object in place; when nothing holds a deleted object any more it goes.
+    async fn edit(&self, store: &StoreId, object: &Arc<Object>, change: impl Fn(&mut Value) -> bool) {
+        loop {
+            let Some(current) = self.get(store, &object.key).filter(|o| o.uid == object.uid) else { return };
+            let mut value = current.value();
+            if !change(&mut value) {
+                return;
+            }
+            let held = !meta::finalizers(&value).is_empty()
+                || value["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0
+                || (&**store == NAMESPACES && value["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()));
+            meta::drop_empty(meta::map_mut(&mut value));
+            let write = Write {
+                store: store.clone(),
+                key: current.key.to_string(),
+                expect: Expect::Version(current.version),
+                remove: current.deleting && !held,
+                value,
+                namespace: None,
+            };
+            match self.server.store().write(write).await {
+                Err(Refused::Changed) => {}
+                Err(Refused::Disk(why)) => return tracing::error!(%store, key = %object.key, why, "clean-up not written"),
+                _ => return self.server.noticed(store),
+            }
+        }
     }
 }
 
-/// Deletes the dependents of an owner that goes last; lets the owner go when none blocks it.
-async fn foreground(server: &Server, store: &StoreId, owner: &Arc<Object>) {
-    let dependents = server.store().read().dependents(&owner.uid);
-    let blocks = |dependent: &Object| {
-        let value = dependent.value();
-        let mut references = value["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-        references.any(|r| r["uid"] == owner.uid.as_str() && r["blockOwnerDeletion"] == true)
-    };
-    if !dependents.iter().any(|(_, d)| blocks(d)) {
-        edit(server, store, owner, |value| drop_finalizer(value, FOREGROUND)).await;
-        return;
-    }
-    for (store, dependent) in dependents {
-        collect(server, &store, &dependent).await;
-    }
-}
-
-/// Deletes a dependent all of whose owners are gone; drops references to those that are gone while others live.
-async fn collect(server: &Server, store: &StoreId, object: &Arc<Object>) {
-    let Some(object) = server.store().get(store, &object.key).filter(|o| o.uid == object.uid) else { return };
-    let value = object.value();
-    if meta::is_deleting(&value) && !meta::finalizers(&value).iter().any(|f| f == FOREGROUND) {
-        return;
-    }
-    let (mut solid, mut gone, mut waiting) = (0, Vec::new(), Vec::new());
-    for owner in &object.owners {
-        match owner_state(server, &object, owner) {
-            Owner::Lives => solid += 1,
-            Owner::Gone => gone.push(owner.clone()),
-            Owner::Waits => waiting.push(owner.clone()),
+/// The objects of a namespace; with `any`, one of them at most.
+fn contents(state: &State, namespace: &str, any: bool) -> Vec<Item> {
+    let prefix = format!("{namespace}/");
+    let mut found = Vec::new();
+    for (store, shard) in state.stores() {
+        let range = shard.objects.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+        let theirs = range.take_while(|(k, _)| k.starts_with(&prefix)).map(|(_, o)| (store.clone(), o.clone()));
+        found.extend(theirs.take(if any { 1 } else { usize::MAX }));
+        if any && !found.is_empty() {
+            break;
         }
     }
-    if gone.is_empty() && waiting.is_empty() || meta::is_deleting(&value) {
-        return;
-    }
-    if solid > 0 {
-        edit(server, store, &object, |value| drop_owners(value, |uid| gone.contains(uid) || waiting.contains(uid))).await;
-        return;
-    }
-    let has_dependents = !server.store().read().dependents(&object.uid).is_empty();
-    let policy = if !waiting.is_empty() && has_dependents { Some(Propagation::Foreground) } else { None };
-    remove(server, store, &object, policy).await;
+    found
 }
 
 enum Owner {
     Lives,
     Gone,
+    /// It is being deleted in the foreground.
     Waits,
 }
 
-fn owner_state(server: &Server, dependent: &Object, uid: &String) -> Owner {
-    let state = server.store().read();
-    let Some((_, owner)) = state.by_uid(uid) else { return Owner::Gone };
-    if !owner.namespace().is_empty() && owner.namespace() != dependent.namespace() {
-        return Owner::Gone; // an owner in another namespace does not exist for this object
-    }
-    let value = owner.value();
-    let waits = meta::is_deleting(&value) && meta::finalizers(&value).iter().any(|f| f == FOREGROUND);
-    if waits { Owner::Waits } else { Owner::Lives }
-}
-
-/// Deletes what a terminating namespace still holds; lets the namespace go when it is empty.
-async fn namespace(server: &Server, store: &StoreId, object: &Arc<Object>) {
-    let prefix = format!("{}/", object.key);
-    let mut contents = Vec::new();
-    for (store, shard) in server.store().read().stores() {
-        let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
-        let range = shard.objects.range::<str, _>(from);
-        contents.extend(range.take_while(|(k, _)| k.starts_with(&prefix)).map(|(_, o)| (store.clone(), o.clone())));
-    }
-    if contents.is_empty() {
-        edit(server, store, object, |value| value["spec"].as_object_mut().is_some_and(|s| s.remove("finalizers").is_some())).await;
-        return;
-    }
-    remove_all(server, &contents).await;
-}
-
-/// Deletes the objects of a terminating definition; lets the definition go when there are none.
-async fn definition(server: &Server, store: &StoreId, object: &Arc<Object>, value: &Value) {
-    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let theirs: StoreId = format!("{}/{}", text(&value["spec"]["group"]), text(&value["spec"]["names"]["plural"])).into();
-    let contents: Vec<_> = server.store().all(&theirs).into_iter().map(|o| (theirs.clone(), o)).collect();
-    if contents.is_empty() {
-        edit(server, store, object, |value| drop_finalizer(value, CRD_CLEANUP)).await;
-        server.rebuild();
-        return;
-    }
-    remove_all(server, &contents).await;
-}
-
-async fn remove_all(server: &Server, contents: &[(StoreId, Arc<Object>)]) {
-    let fresh = contents.iter().filter(|(_, o)| !meta::is_deleting(&o.value()));
-    let work = fresh.map(|(store, object)| remove(server, store, object, None)).collect::<Vec<_>>();
-    futures::stream::iter(work).buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
-}
-
-/// A DELETE as a client would send it, guarded by the UID.
-async fn remove(server: &Server, store: &StoreId, object: &Arc<Object>, propagation: Option<Propagation>) {
-    let Some(resource) = server.catalog().by_store(store).cloned() else { return };
-    let target = Target { resource, namespace: object.namespace().into(), name: Some(object.name().into()), sub: None };
-    let call = Call {
-        target,
-        query: Query::default(),
-        accept: Accept { shape: Shape::Whole, yaml: false },
-        content_type: String::new(),
-        user: "system:serviceaccount:kube-system:generic-garbage-collector".into(),
-    };
-    let options = Options { propagation, uid: Some(object.uid.clone()), ..Options::default() };
-    if let Err(failure) = delete_object(server, &call, &options).await
-        && !matches!(&*failure.reason, "NotFound" | "Conflict")
-    {
-        tracing::warn!(%store, key = %object.key, error = %failure, "garbage stays");
-    }
-}
-
-/// Changes an object in place; when nothing holds a deleted object any more it goes.
-async fn edit(server: &Server, store: &StoreId, object: &Arc<Object>, change: impl Fn(&mut Value) -> bool) {
-    loop {
-        let Some(current) = server.store().get(store, &object.key).filter(|o| o.uid == object.uid) else { return };
-        let mut value = current.value();
-        if !change(&mut value) {
-            return;
+fn owner_state(state: &State, dependent: &Object, uid: &str) -> Owner {
+    match state.by_uid(uid) {
+        // An owner in another namespace does not exist for this object.
+        Some((_, owner)) if owner.namespace().is_empty() || owner.namespace() == dependent.namespace() => {
+            let waits = owner.deleting && meta::finalizers(&owner.value()).iter().any(|f| f == FOREGROUND);
+            if waits { Owner::Waits } else { Owner::Lives }
         }
-        let held = !meta::finalizers(&value).is_empty()
-            || value["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0
-            || (&**store == "/namespaces" && value["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()));
-        meta::drop_empty(meta::map_mut(&mut value));
-        let remove = meta::is_deleting(&value) && !held;
-        let write = Write {
-            store: store.clone(),
-            key: current.key.to_string(),
-            expect: Expect::Version(current.version),
-            value,
-            remove,
-            namespace: None,
-        };
-        match server.store().write(write).await {
-            Err(Refused::Changed) => {}
-            Err(Refused::Disk(why)) => return tracing::error!(%store, key = %object.key, why, "clean-up not written"),
-            _ => return,
-        }
+        _ => Owner::Gone,
     }
 }
 

@@ -18,6 +18,7 @@ mod meta;
 pub mod openapi;
 mod patch;
 mod protobuf;
+pub mod publish;
 mod render;
 mod request;
 mod scale;

@@ -69,6 +69,9 @@ async fn main() -> anyhow::Result<()> {
     }
     let stop = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    if let Ok(address) = advertise.parse() {
+        apiserver::publish::publish(&server, address).await;
+    }
     println!("spiderpool-apiserver ready at {url}");
     let serving = serve(server, listener, Some(identity.config), tokens, stop.clone());
     tokio::pin!(serving);

@@ -156,6 +156,11 @@ impl Server {
         self.inner.catalog.read().expect("nothing panics while it holds the catalog").clone()
     }
 
+    /// The cluster address of the Service `kubernetes`.
+    pub fn first_cluster_ip(&self) -> String {
+        self.inner.ranges.first().to_string()
+    }
+
     /// Ends when the server is asked to stop.
     pub fn stopping(&self) -> CancellationToken {
         self.inner.stop.clone()

@@ -32,6 +32,14 @@ impl Ranges {
         Ok(Self { networks, ports })
     }
 
+    /// The first address of the primary range, that of the Service `kubernetes`.
+    pub fn first(&self) -> IpAddr {
+        match self.networks[0].network() {
+            IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() + 1).into()),
+            IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() + 1).into()),
+        }
+    }
+
     fn network(&self, family: &str) -> Option<&IpNet> {
         self.networks.iter().find(|n| family_of(n.addr()) == family)
     }

@@ -40,6 +40,8 @@ pub struct Object {
     pub fields: Vec<(String, String)>,
     /// UIDs of `metadata.ownerReferences`.
     pub owners: Vec<String>,
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
 }
 
 impl Object {
@@ -50,8 +52,9 @@ impl Object {
         let labels = meta["labels"].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), text(v))).collect();
         let owners = meta["ownerReferences"].as_array().into_iter().flatten().map(|o| text(&o["uid"])).collect();
         let fields = selectable.iter().filter_map(|path| Some((path.clone(), field_text(value, path)?))).collect();
+        let deleting = meta["deletionTimestamp"].is_string();
         let json = serde_json::to_vec(value).expect("a JSON value is always serialisable").into();
-        Self { key: key.into(), version, uid: text(&meta["uid"]), json, labels, fields, owners }
+        Self { key: key.into(), version, uid: text(&meta["uid"]), json, labels, fields, owners, deleting }
     }
 
     /// The object as a JSON value.
@@ -461,9 +464,7 @@ impl Writer {
 fn check(write: &Write, current: Option<&Object>, namespace: Option<Option<Arc<Object>>>) -> Result<(), Refused> {
     match namespace {
         Some(None) => return Err(Refused::NoNamespace),
-        Some(Some(found)) if found.value()["metadata"]["deletionTimestamp"].is_string() => {
-            return Err(Refused::NamespaceTerminating);
-        }
+        Some(Some(found)) if found.deleting => return Err(Refused::NamespaceTerminating),
         _ => {}
     }
     match (write.expect, current) {

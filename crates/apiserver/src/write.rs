@@ -137,7 +137,7 @@ impl<'a> Writing<'a> {
         }
         let refused = match self.server.store().get("/namespaces", &self.call.target.namespace) {
             None => Refused::NoNamespace,
-            Some(found) if meta::is_deleting(&found.value()) => Refused::NamespaceTerminating,
+            Some(found) if found.deleting => Refused::NamespaceTerminating,
             Some(_) => return Ok(()),
         };
         Err(self.failure(name, refused))
