@@ -22,6 +22,7 @@ pub mod metadata;
 pub mod netns;
 pub mod node;
 pub mod proxy;
+pub mod shell;
 pub mod vm;
 pub mod vpc;
 pub mod world;

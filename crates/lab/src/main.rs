@@ -24,6 +24,8 @@ enum Command {
     Dns(lab::app::dns::Args),
     /// Runs a program inside a node or a pod
     Enter(lab::enter::Args),
+    /// A way into a world that is in a guest
+    ShellServer(lab::shell::Args),
     /// A port that leads into another network namespace
     Forward(lab::forward::Args),
     /// A node's first process: holds its mounts and its name (run inside the node's network namespace)
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::App(args) => lab::app::run(args),
         Command::Dns(args) => lab::app::dns::run(args),
         Command::Enter(args) => lab::enter::run(args),
+        Command::ShellServer(args) => lab::shell::run(args),
         Command::Forward(args) => lab::forward::run(args),
         Command::Node(args) => lab::node::run(args),
         Command::Kubelet(args) => lab::kubelet::run(args),

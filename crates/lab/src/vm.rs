@@ -260,6 +260,14 @@ impl Guest {
     }
 }
 
+/// Ends a guest by its process.
+pub fn kill(pid: u32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+        // It may be gone already.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
 impl Drop for Guest {
     fn drop(&mut self) {
         self.kill();

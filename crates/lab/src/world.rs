@@ -7,7 +7,7 @@
 //! namespaces, mount points that were made, the directory of state.
 
 mod cluster;
-mod objects;
+pub mod objects;
 mod processes;
 mod state;
 
@@ -205,6 +205,33 @@ impl World {
         Ok(self.state.enter(Some(self.state.anchor(node)?), Some(&netns)))
     }
 
+    /// The place of that name: a node, a pod (`NAME`, `NAMESPACE/NAME`, or what only one pod's name begins with), or a namespace of the cloud.
+    pub fn place(&self, name: &str) -> Result<Exec> {
+        if NODES.contains(&name) {
+            return self.on_node(name);
+        }
+        if gateway::NAMESPACES.contains(&name) {
+            return Ok(self.in_cloud(name));
+        }
+        let mut found = Vec::new();
+        for node in NODES {
+            found.extend(self.sandboxes(node)?.into_iter().map(|record| (node, record)));
+        }
+        let full = |record: &crate::kubelet::Record| format!("{}/{}", record.namespace, record.name);
+        let exact = found.iter().find(|(_, record)| record.name == name || full(record) == name);
+        let alike: Vec<_> = found.iter().filter(|(_, record)| record.name.starts_with(name) || full(record).starts_with(name)).collect();
+        let pods = || found.iter().map(|(_, record)| record.name.as_str()).collect::<Vec<_>>().join(", ");
+        let (node, record) = match (exact, alike.as_slice()) {
+            (Some(found), _) => found,
+            (None, [found]) => *found,
+            _ => bail!("{name:?} is none of: {}, {}, {}", NODES.join(", "), gateway::NAMESPACES.join(", "), pods()),
+        };
+        match record.netns {
+            Some(_) => self.in_pod(node, &record.uid),
+            None => self.on_node(node),
+        }
+    }
+
     /// What a node's kubelet keeps about a pod.
     pub fn sandbox(&self, node: &str, uid: &str) -> Result<crate::kubelet::Record> {
         let records = self.sandboxes(node)?;
@@ -232,6 +259,14 @@ impl World {
         let process = self.state.process(name)?.clone();
         ensure!(!process.is_alive(), "process {name} still runs");
         self.start(process)
+    }
+
+    /// Opens a way in from outside this machine; see [`crate::shell`].
+    pub fn serve_shell(&mut self, listen: SocketAddr, secret: &Path) -> Result<()> {
+        let lab = self.state.program("spiderpool-lab");
+        let server = Process::new("shell", &lab).args(["shell-server", "--listen", &listen.to_string(), "--secret"]).arg(secret).args(["--state"]);
+        self.start(server.arg(&self.state.dir))?;
+        self.until_printed("shell", "shell server ready")
     }
 
     fn start(&mut self, process: Process) -> Result<()> {

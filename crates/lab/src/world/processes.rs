@@ -77,6 +77,13 @@ impl State {
 }
 
 impl Exec {
+    /// The same place, with that terminal as the controlling one.
+    pub fn on_terminal(mut self, terminal: &Path) -> Self {
+        self.words.insert(1, "--tty".into());
+        self.words.insert(2, terminal.into());
+        self
+    }
+
     /// The command that goes there and becomes `words`.
     pub fn command<S: AsRef<str>>(&self, words: &[S]) -> Command {
         let mut command = Command::new(&self.program);

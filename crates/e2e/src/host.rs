@@ -1,0 +1,263 @@
+//! Where the world is made: on this machine if its kernel has ipvlan, else in a guest; and how to get into one that was kept.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab::vm::{Forward, Vm};
+use lab::world::{self, Options, World};
+use lab::{shell, vm};
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::report::Report;
+use crate::story;
+
+/// Where the guest's shell server listens.
+const SHELL_PORT: u16 = 7000;
+/// Where the API server is reached in the guest.
+const API_PORT: u16 = 6443;
+/// What the guest's kernel needs beside what loads by itself.
+const MODULES: [&str; 16] = [
+    "ipvlan", "macvlan", "veth", "tun", "bridge", "nf_tables", "nft_chain_nat", "nft_masq", "nft_nat", "nft_ct", "nft_fib_inet", "nft_numgen",
+    "nft_reject_inet", "nf_conntrack_netlink", "nf_nat", "8021q",
+];
+/// No run takes longer.
+const LIMIT: Duration = Duration::from_secs(1200);
+
+/// Directories that the driver is given.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Places {
+    /// Directory of the programs
+    #[arg(long)]
+    pub bin_dir: PathBuf,
+    /// Directory for the guest's kernel, logs and state
+    #[arg(long)]
+    pub cache_dir: PathBuf,
+    /// The repository
+    #[arg(long)]
+    pub repository: PathBuf,
+}
+
+/// How to run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// IPv4 and IPv6 instead of IPv4 alone
+    #[arg(long)]
+    pub dual_stack: bool,
+    /// Leave the world up
+    #[arg(long)]
+    pub keep: bool,
+    /// One JSON object a line instead of the story
+    #[arg(long)]
+    pub json: bool,
+    /// In a guest even if this kernel has ipvlan
+    #[arg(long)]
+    pub vm: bool,
+    /// This process is the guest's: the host reaches the API server at that port
+    #[arg(long, hide = true)]
+    guest_api: Option<u16>,
+}
+
+/// A guest that was left up.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    pid: u32,
+    ticks: u64,
+    shell: SocketAddr,
+}
+
+impl Places {
+    /// What guest and host share.
+    fn scratch(&self) -> PathBuf {
+        self.cache_dir.join("guest")
+    }
+
+    fn kept_file(&self) -> PathBuf {
+        self.scratch().join("kept.json")
+    }
+
+    fn kept(&self) -> Option<Kept> {
+        let kept: Kept = serde_json::from_slice(&fs::read(self.kept_file()).ok()?).ok()?;
+        (lab::kubelet::start_ticks(kept.pid) == Some(kept.ticks)).then_some(kept)
+    }
+}
+
+/// Runs the walk-through where this machine can; the result is whether every check passed.
+pub async fn run(places: &Places, args: &RunArgs) -> Result<bool> {
+    if args.guest_api.is_some() || (!args.vm && world::kernel_has_ipvlan()) {
+        return here(places, args).await;
+    }
+    in_guest(places, args)
+}
+
+/// On this machine, or as the guest's part of a run.
+async fn here(places: &Places, args: &RunArgs) -> Result<bool> {
+    let guest = args.guest_api;
+    let logs = if guest.is_some() { places.scratch().join("logs") } else { places.cache_dir.join("logs") };
+    // Logs of an earlier run would be taken for this one's.
+    let _ = fs::remove_dir_all(&logs);
+    let options = Options {
+        bin_dir: places.bin_dir.clone(),
+        repository: places.repository.clone(),
+        state_dir: world::state_dir(),
+        log_dir: logs,
+        ipv6: args.dual_stack,
+        api_listen: if guest.is_some() { SocketAddr::from((Ipv4Addr::UNSPECIFIED, API_PORT)) } else { world::default_api_listen() },
+    };
+    on_signal(|| match World::found(&world::state_dir()) {
+        Ok(Some(world)) => world.down().map_or_else(|error| format!("{error:#}"), |()| "the world is cleared away".into()),
+        Ok(None) => "nothing was up".into(),
+        Err(error) => format!("{error:#}"),
+    })?;
+    tell(&options, args, &places.repository, &places.scratch(), &places.cache_dir).await
+}
+
+/// On Ctrl-C, TERM or HUP: clears up, says what became of it, and ends this process. On a thread of its own, because the story blocks.
+fn on_signal(clear: impl FnOnce() -> String + Send + 'static) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+            let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = signals else { return std::future::pending().await };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        eprintln!("interrupted: {}", clear());
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+async fn tell(options: &Options, args: &RunArgs, repository: &Path, scratch: &Path, cache: &Path) -> Result<bool> {
+    let mut report = Report::new(args.json);
+    report.chapter("The world: an Alibaba Cloud VPC with two machines, and a cluster on them");
+    let mut world = World::up(options, &mut |line| report.say(line)).await?;
+    let told = story::tell(&mut world, &mut report, repository, args.dual_stack).await;
+    if let Err(error) = told {
+        report.check("-", "the story goes to its end", Err(error));
+    }
+    if args.keep {
+        let kubeconfig = match args.guest_api {
+            Some(port) => keep_in_guest(&mut world, scratch, port)?,
+            None => {
+                let file = cache.join("kubeconfig");
+                fs::copy(world.kubeconfig(), &file).with_context(|| format!("cannot write {}", file.display()))?;
+                file
+            }
+        };
+        report.chapter("The world stays up");
+        report.say(&format!("export KUBECONFIG={}", kubeconfig.display()));
+        report.say("cargo xtask demo enter master   (or worker, client, outside, nat, balancer, or a pod's name)");
+        report.say("cargo xtask demo down           ends it");
+    } else {
+        let cleared = world.down();
+        if let Err(error) = cleared {
+            report.check("-", "the world is cleared away", Err(error));
+        }
+    }
+    report.finish();
+    Ok(report.is_good())
+}
+
+/// Makes the guest stay and opens the ways in.
+fn keep_in_guest(world: &mut World, scratch: &Path, port: u16) -> Result<PathBuf> {
+    world.serve_shell(SocketAddr::from((Ipv4Addr::UNSPECIFIED, SHELL_PORT)), &scratch.join("secret"))?;
+    let text = fs::read_to_string(world.kubeconfig())?.replace(&format!("127.0.0.1:{API_PORT}"), &format!("127.0.0.1:{port}"));
+    let file = scratch.join("kubeconfig");
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    fs::write(scratch.join("stay"), "")?;
+    Ok(file)
+}
+
+/// In a guest: the host's part.
+fn in_guest(places: &Places, args: &RunArgs) -> Result<bool> {
+    down(places)?;
+    let scratch = places.scratch();
+    let _ = fs::remove_dir_all(&scratch);
+    fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+    lab::shell::new_secret(&scratch.join("secret"))?;
+    let (api, shell) = (free_port()?, free_port()?);
+    let machine = Vm {
+        cache: places.cache_dir.clone(),
+        scratch: scratch.clone(),
+        name: "lab".into(),
+        cpus: std::thread::available_parallelism().map_or(2, |count| count.get().clamp(1, 4) as u32),
+        memory: 3072,
+        modules: MODULES.to_vec(),
+        forwards: vec![
+            Forward { host: SocketAddr::from((Ipv4Addr::LOCALHOST, api)), guest: API_PORT },
+            Forward { host: SocketAddr::from((Ipv4Addr::LOCALHOST, shell)), guest: SHELL_PORT },
+        ],
+        command: guest_command(places, args, api)?,
+    };
+    if !args.json {
+        println!("This kernel has no ipvlan: the world is made in a virtual machine with Debian's kernel.");
+    }
+    let json = args.json;
+    let mut guest = machine.boot(&mut |line| if !json { println!("   {line}") })?;
+    let pid = guest.pid;
+    on_signal(move || {
+        vm::kill(pid);
+        "the guest is gone".into()
+    })?;
+    let ended = guest.follow(LIMIT, |bytes| {
+        let mut out = std::io::stdout().lock();
+        // A reader that went away does not end the run.
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    });
+    let ended = ended?;
+    if ended.stays {
+        let ticks = lab::kubelet::start_ticks(pid).context("the guest is gone")?;
+        let kept = Kept { pid, ticks, shell: SocketAddr::from((Ipv4Addr::LOCALHOST, shell)) };
+        fs::write(places.kept_file(), serde_json::to_vec(&kept)?)?;
+        guest.detach();
+    } else {
+        guest.wait(Duration::from_secs(20));
+    }
+    Ok(ended.code == 0)
+}
+
+fn guest_command(places: &Places, args: &RunArgs, api: u16) -> Result<Vec<String>> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let mut words = vec![own.display().to_string()];
+    for (flag, dir) in [("--bin-dir", &places.bin_dir), ("--cache-dir", &places.cache_dir), ("--repository", &places.repository)] {
+        words.extend([flag.to_owned(), dir.display().to_string()]);
+    }
+    words.extend(["run".to_owned(), "--guest-api".into(), api.to_string()]);
+    words.extend([("--dual-stack", args.dual_stack), ("--keep", args.keep), ("--json", args.json)].iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).to_owned()));
+    Ok(words)
+}
+
+/// A TCP port that is free now.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).context("no free port")?.port())
+}
+
+/// Opens a shell, or runs a command, in a place of a kept world; returns its exit code.
+pub fn enter(places: &Places, name: &str, command: &[String]) -> Result<u8> {
+    if let Some(kept) = places.kept() {
+        let secret = fs::read_to_string(places.scratch().join("secret")).context("cannot read the guest's secret")?;
+        return shell::ask(kept.shell, secret.trim(), name, command);
+    }
+    let world = World::found(&world::state_dir())?.context("no world is up; start one with: cargo xtask demo --keep")?;
+    shell::here(&world, name, command)
+}
+
+/// Ends a world that was kept, in a guest or here.
+pub fn down(places: &Places) -> Result<()> {
+    if let Some(kept) = places.kept() {
+        vm::kill(kept.pid);
+        fs::remove_file(places.kept_file())?;
+    }
+    match World::found(&world::state_dir())? {
+        Some(world) => world.down(),
+        None => Ok(()),
+    }
+}
