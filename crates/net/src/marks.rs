@@ -32,7 +32,7 @@ pub enum Engine {
 pub fn installed(interface: &str, families: &[Family]) -> Result<bool, Error> {
     match nftables::installed() {
         Ok(true) => Ok(true),
-        Ok(false) => Ok(false),
+        Ok(false) => Ok(iptables::in_use() && iptables::installed(interface, families)),
         Err(error) if lacks_nftables(&error) => Ok(iptables::installed(interface, families)),
         Err(error) => Err(error),
     }

@@ -87,7 +87,14 @@ impl Route {
         Request::new(RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)), CREATE | EXCLUSIVE, format!("adding route {self}"))
     }
 
-    /// Adds the route beside those with the same destination and metric: as a further leg of an IPv6 multipath route.
+    /// Adds the route before those with the same destination and metric. IPv6 knows no order among them: there it
+    /// becomes a further leg of a multipath route.
+    pub fn prepend(&self) -> Request {
+        let flags = if self.family() == Family::V6 { CREATE | APPEND } else { CREATE };
+        Request::new(RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)), flags, format!("adding route {self}"))
+    }
+
+    /// Adds the route behind those with the same destination and metric.
     pub fn append(&self) -> Request {
         Request::new(RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)), CREATE | APPEND, format!("adding route {self}"))
     }

@@ -14,6 +14,8 @@ mod node;
 pub mod op;
 pub mod plan;
 pub mod remove;
+#[cfg(test)]
+mod testing;
 pub mod view;
 
 use std::net::IpAddr;

@@ -16,6 +16,12 @@ fn rules(interface: &str) -> [(&'static str, String); 2] {
     ]
 }
 
+/// Whether the thread's namespace has tables of `iptables-legacy` at all, which costs no process to find out. A kernel
+/// may list nftables rules and still not be able to make ours.
+pub(super) fn in_use() -> bool {
+    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").is_ok_and(|names| names.lines().any(|name| name == "mangle"))
+}
+
 pub(super) fn installed(interface: &str, families: &[Family]) -> bool {
     let there = |family: &Family, (chain, rule): &(&str, String)| run(*family, "-C", chain, rule).is_ok();
     families.iter().all(|family| rules(interface).iter().all(|rule| there(family, rule)))
@@ -57,4 +63,53 @@ fn run(family: Family, action: &str, chain: &str, rule: &str) -> Result<(), Stri
         }
     }
     Err(absent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Netns;
+
+    struct Namespace(String);
+
+    impl Namespace {
+        fn new() -> Self {
+            let name = format!("spiderpool-{}-iptables", std::process::id());
+            assert!(Command::new("ip").args(["netns", "add", &name]).status().unwrap().success());
+            Self(name)
+        }
+    }
+
+    impl Drop for Namespace {
+        fn drop(&mut self) {
+            let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+        }
+    }
+
+    #[test]
+    #[ignore = "netns"]
+    fn the_rules_are_made_once_seen_and_removed() {
+        let namespace = Namespace::new();
+        let seen = || {
+            let listed = Command::new("iptables-legacy").args(["-t", "mangle", "-S"]).output().unwrap();
+            let text = String::from_utf8(listed.stdout).unwrap();
+            text.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let job = || {
+            assert!(!in_use() && !installed("veth0", &Family::BOTH));
+            install("veth0", &Family::BOTH).unwrap();
+            assert!(in_use() && installed("veth0", &Family::BOTH));
+            install("veth0", &Family::BOTH).unwrap();
+            let made = seen();
+            remove("veth0", &Family::BOTH);
+            (made, seen(), installed("veth0", &[Family::V6]))
+        };
+        let (made, rest, six) = Netns::named(&namespace.0).unwrap().run(job).unwrap();
+        let expected = [
+            "-A PREROUTING -i veth0 -m conntrack --ctstate NEW -j CONNMARK --set-xmark 0x1/0x1",
+            "-A OUTPUT -m conntrack --ctdir REPLY -m connmark --mark 0x1/0x1 -j MARK --set-xmark 0x1/0x1",
+        ];
+        assert_eq!(made, expected);
+        assert!(rest.is_empty() && !six, "{rest:?}");
+    }
 }

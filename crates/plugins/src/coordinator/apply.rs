@@ -169,10 +169,9 @@ impl<'a> Kernel<'a> {
                 let link = self.link(side, dev)?.index;
                 net::Address { link, address: *address, global: true, duplicate: false }.add()
             }
-            Op::AddRoute { route, .. } => {
-                let numbered = self.route(side, route)?;
-                if route.leg { numbered.append() } else { numbered.add() }
-            }
+            Op::AddRoute { route, .. } => self.route(side, route)?.add(),
+            Op::RestoreRoute { route, front: true, .. } => self.route(side, route)?.prepend(),
+            Op::RestoreRoute { route, front: false, .. } => self.route(side, route)?.append(),
             Op::DeleteRoute { route, .. } => self.route(side, route)?.delete(),
             Op::AddRule { rule, .. } => rule.add(),
             Op::DeleteRule { rule, .. } => rule.delete(),
@@ -201,6 +200,7 @@ fn place(op: &Op) -> Place {
         | Op::SetLink { side, .. }
         | Op::AddAddress { side, .. }
         | Op::AddRoute { side, .. }
+        | Op::RestoreRoute { side, .. }
         | Op::DeleteRoute { side, .. }
         | Op::AddRule { side, .. }
         | Op::DeleteRule { side, .. }

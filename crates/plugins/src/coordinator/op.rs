@@ -90,6 +90,8 @@ pub enum Op {
     SetLink { side: Side, dev: String, change: LinkChange },
     AddAddress { side: Side, dev: String, address: IpNet },
     AddRoute { side: Side, route: Route },
+    /// Adds a route before or behind others of the same destination and metric.
+    RestoreRoute { side: Side, route: Route, front: bool },
     DeleteRoute { side: Side, route: Route },
     AddRule { side: Side, rule: Rule },
     DeleteRule { side: Side, rule: Rule },
@@ -152,6 +154,7 @@ impl fmt::Display for Op {
             Self::SetLink { side, dev, change } => write!(f, "{side}: set interface {dev} {change:?}"),
             Self::AddAddress { side, dev, address } => write!(f, "{side}: add address {address} to {dev}"),
             Self::AddRoute { side, route } => write!(f, "{side}: add route {route}"),
+            Self::RestoreRoute { side, route, .. } => write!(f, "{side}: restore route {route}"),
             Self::DeleteRoute { side, route } => write!(f, "{side}: delete route {route}"),
             Self::AddRule { side, rule } => write!(f, "{side}: add rule {rule}"),
             Self::DeleteRule { side, rule } => write!(f, "{side}: delete rule {rule}"),

@@ -72,7 +72,10 @@ pub fn add(request: &Request, pod: &View, host: &View) -> Result<Vec<Step>, Plan
     let veth = Veth::find(request, pod, host, first)?;
     let families = Family::BOTH.into_iter().filter(|family| addresses.iter().any(|address| Family::of(*address) == *family));
     // A family that the node does not have is left alone: there is nobody to talk to.
-    let nodes = families.map(|family| NodeSide { family, addresses: node::addresses(host, family, &addresses) });
+    let nodes = families.map(|family| {
+        let leader = leader(request, pod, family);
+        NodeSide { family, addresses: node::addresses(host, family, &pod.usable_addresses(leader)), leads: leader == request.nic }
+    });
     let mut plan = Plan {
         request,
         pod,
@@ -87,6 +90,15 @@ pub fn add(request: &Request, pod: &View, host: &View) -> Result<Vec<Step>, Plan
     };
     plan.make()?;
     Ok(plan.steps)
+}
+
+/// The NIC whose network decides which node address is the gateway, and whose routes of a family go to main: the first
+/// NIC, or the first by index that has the family.
+fn leader<'a>(request: &'a Request, pod: &'a View, family: Family) -> &'a str {
+    let has = |dev: &str| pod.usable_addresses(dev).into_iter().any(|address| Family::of(address) == family);
+    let first = request.settings.first_nic.as_str();
+    let names = pod.links.iter().map(|link| link.name.as_str()).filter(|name| *name != POD_VETH);
+    std::iter::once(first).chain(names).find(|name| has(name)).unwrap_or(first)
 }
 
 /// The settled question of the mode: underlay, or no plan.
@@ -127,6 +139,8 @@ impl Veth {
 struct NodeSide {
     family: Family,
     addresses: Vec<IpAddr>,
+    /// The current NIC leads the family.
+    leads: bool,
 }
 
 impl NodeSide {
@@ -161,10 +175,10 @@ impl Plan<'_> {
             self.lead_to_pod(at);
         }
         self.mark_replies();
+        self.add_policy_routes();
         if self.request.settings.tune_routes && !self.first {
             self.tune_routes()?;
         }
-        self.add_policy_routes();
         self.announce_new_mac();
         Ok(())
     }
@@ -248,14 +262,15 @@ impl Plan<'_> {
     fn lead_to_node(&mut self, at: usize) {
         let (family, gateway) = (self.nodes[at].family, self.nodes[at].gateway());
         let source = self.source(family);
-        let tables: Vec<u32> = [MAIN, self.table].into_iter().filter(|table| *table != MAIN || self.leads(family)).collect();
+        let leads = self.nodes[at].leads;
+        let tables: Vec<u32> = [MAIN, self.table].into_iter().filter(|table| *table != MAIN || leads).collect();
         for address in self.nodes[at].addresses.clone() {
             self.want_neighbour(Side::Pod, POD_VETH, address, self.veth.host_mac);
             for table in &tables {
                 self.want_route(Side::Pod, Route::new(host_net(address), POD_VETH, *table).source(source));
             }
         }
-        let table = if self.leads(family) { MAIN } else { self.table };
+        let table = if leads { MAIN } else { self.table };
         let hijack: Vec<_> = self.request.settings.hijack.iter().filter(|net| Family::of(net.addr()) == family).copied().collect();
         for net in hijack {
             self.want_route(Side::Pod, Route::new(net, POD_VETH, table).via(gateway).source(source));
@@ -329,14 +344,6 @@ impl Plan<'_> {
     fn source(&self, family: Family) -> Option<IpAddr> {
         let first = self.pod.usable_addresses(&self.request.settings.first_nic);
         first.into_iter().find(|address| family == Family::V4 && address.is_ipv4())
-    }
-
-    /// Whether the current NIC is the one whose routes of a family go to main: the first NIC, or the only NIC that has
-    /// the family.
-    fn leads(&self, family: Family) -> bool {
-        let others = self.pod.addresses.iter().filter(|other| other.dev != self.request.nic && other.dev != POD_VETH);
-        let mut others = others.filter(|other| super::view::is_usable(other.net.addr()));
-        self.first || !others.any(|other| Family::of(other.net.addr()) == family)
     }
 
     fn step(&mut self, op: Op, undo: Option<Op>) {

@@ -12,7 +12,7 @@ use net::{Family, Rule, host_net};
 use super::POD_VETH;
 use super::op::{Op, Route, Side};
 use super::plan::tuning::is_source_rule;
-use super::plan::{RULE_PRIORITY, host_veth};
+use super::plan::{FIRST_TABLE, RULE_PRIORITY, host_veth};
 use super::view::View;
 
 /// What is to be undone.
@@ -137,7 +137,9 @@ fn retire_table(request: &Request, pod: &View, rule: &Rule, of_nic: bool, ops: &
         }
         ops.push(Op::AddRoute { side, route: route.copied_to(net::MAIN_TABLE) });
     }
-    let rest = pod.routes.iter().filter(|route| route.table == rule.table && route.family() == rule.family);
+    // The first NIC's way to the node is in its table as well, and stays.
+    let of_first = |route: &&Route| route.table == FIRST_TABLE && route.dev == POD_VETH && route.via.is_none();
+    let rest = pod.routes.iter().filter(|route| route.table == rule.table && route.family() == rule.family && !of_first(route));
     let mut rest: Vec<&Route> = rest.collect();
     rest.sort_by_key(|route| (route.via.is_none(), !route.is_default()));
     for route in rest {

@@ -20,19 +20,32 @@ pub(super) fn policy_table(request: &Request, pod: &View, addresses: &[IpAddr], 
     if let Some(rule) = pod.rules.iter().find(ours) {
         return rule.table;
     }
-    // A NIC that took the default route over has the table to which the other NIC's default went.
-    let displaced = |rule: &&Rule| is_source_rule(rule) && has_default(pod, rule.table, |dev| dev != request.nic);
-    if request.settings.default_route_nic.as_deref() == Some(&request.nic)
-        && has_default(pod, MAIN, |dev| dev == request.nic)
-        && let Some(rule) = pod.rules.iter().find(displaced)
-    {
-        return rule.table;
+    if let Some(table) = displaced_table(request, pod) {
+        return table;
     }
     let used = |table: u32| {
         let by_rule = pod.rules.iter().any(|rule| rule.table == table && is_source_rule(rule));
         by_rule || pod.routes.iter().any(|route| route.table == table && route.dev != POD_VETH && route.dev != request.nic)
     };
     (FIRST_TABLE..MAIN - 1).find(|table| !used(*table)).unwrap_or(FIRST_TABLE)
+}
+
+/// The table to which this NIC displaced the default route of another one, if it did so in an earlier run. Other NICs
+/// have tables with defaults of their own; the displaced one is the first interface that has any.
+fn displaced_table(request: &Request, pod: &View) -> Option<u32> {
+    let nic = request.nic.as_str();
+    let took_over = request.settings.default_route_nic.as_deref() == Some(nic)
+        && has_default(pod, MAIN, |dev| dev == nic)
+        && !has_default(pod, MAIN, |dev| dev != nic);
+    if !took_over {
+        return None;
+    }
+    let default_of = |rule: &Rule| {
+        let mut defaults = pod.routes.iter().filter(|route| route.table == rule.table && route.is_default() && route.family() == rule.family);
+        defaults.find(|route| route.dev != nic).and_then(|route| pod.link(&route.dev)).map(|link| link.index)
+    };
+    let displaced = pod.rules.iter().filter(|rule| is_source_rule(rule)).filter_map(|rule| Some((default_of(rule)?, rule.table)));
+    displaced.min().map(|(_, table)| table)
 }
 
 /// A rule that sends the packets of one source address to a table of further NICs.
@@ -99,9 +112,16 @@ impl Plan<'_> {
         // A gateway must be reachable when its route is added.
         routes.sort_by_key(|route| (route.via.is_some(), route.is_default()));
         for route in routes {
-            self.want_route(Side::Pod, route.copied_to(self.table));
+            let copy = route.copied_to(self.table);
+            // A policy route of the table's own NIC comes before a copy of another one's.
+            let taken = self.pod.routes.iter().any(|other| other.rivals(&copy) && other.dev == self.request.nic && mover != other.dev);
+            if !taken {
+                self.want_route(Side::Pod, copy);
+            }
             if route.is_default() {
-                let undo = Op::AddRoute { side: Side::Pod, route: route.clone() };
+                // The newest NIC's default stands in front of the others, and gets back there.
+                let front = self.pod.routes.iter().find(|other| other.rivals(&route)) == Some(&route);
+                let undo = Op::RestoreRoute { side: Side::Pod, route: route.clone(), front };
                 self.step(Op::DeleteRoute { side: Side::Pod, route }, Some(undo));
             }
         }
