@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
         println!("vpc ready: {count} ports, control socket {}", config.control.display());
         tokio::select! {
             served = server.serve(api::router(handle)) => served,
-            ended = end => ended.context("the switch's thread panicked")?,
+            ended = end => ended.context("the switch's thread panicked")?.map(|never| match never {}),
         }
     })
 }

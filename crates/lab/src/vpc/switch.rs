@@ -8,6 +8,7 @@ use super::tap::Tap;
 use anyhow::{Context, Result, anyhow};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -68,8 +69,8 @@ impl Switch {
         Ok((Self { fabric, ports, jobs: queue, waker, epoll, started: Instant::now() }, handle))
     }
 
-    /// Forwards frames until all handles are gone.
-    pub fn run(mut self) -> Result<()> {
+    /// Forwards frames; ends only with an error.
+    pub fn run(mut self) -> Result<Infallible> {
         let mut events = Vec::with_capacity(self.ports.len() + 1);
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -86,10 +87,6 @@ impl Switch {
             }
             while let Ok(job) = self.jobs.try_recv() {
                 job(&mut self.fabric, self.started.elapsed());
-            }
-            // The waker is shared with the handles only.
-            if Arc::strong_count(&self.waker) == 1 {
-                return Ok(());
             }
         }
     }
@@ -119,7 +116,7 @@ impl Switch {
         Ok(())
     }
 
-    /// The machine behind a port is gone: its device went with the namespace. The other ports go on.
+    /// Somebody deleted the device behind a port. The other ports go on.
     fn lost(&mut self, port: PortId, error: Errno) -> Result<()> {
         let name = self.fabric.port_names().nth(port.0).unwrap_or_default().to_owned();
         warn!(port = name, %error, "port lost");

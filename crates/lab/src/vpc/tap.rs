@@ -26,7 +26,8 @@ struct Request {
     rest: [u8; 22],
 }
 
-/// The switch's end of a TAP device. The device lives as long as this does, in the namespace where it was made.
+/// The switch's end of a TAP device. The device lives as long as this does, in the namespace where it was made, which it
+/// keeps alive.
 ///
 /// It has no offloads: the machine behind it computes every checksum and cuts every segment before the switch sees a frame.
 #[derive(Debug)]
