@@ -38,7 +38,9 @@ pub fn run(args: Args) -> Result<()> {
 /// Binds, on a machine without IPv6 to the same port of IPv4.
 fn listen(address: SocketAddr) -> Result<TcpListener> {
     let bound = TcpListener::bind(address).or_else(|error| match address {
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, v6.port())),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, v6.port()))
+        }
         _ => Err(error),
     });
     bound.with_context(|| format!("cannot listen on {address}"))
@@ -98,7 +100,9 @@ fn read_request(reader: impl BufRead) -> io::Result<Option<Request>> {
         let line = line?;
         match line.split_once(':') {
             _ if line.is_empty() => return Ok(Some(request)),
-            Some((key, value)) if key.eq_ignore_ascii_case("x-forwarded-for") => request.forwarded_for = Some(value.trim().to_owned()),
+            Some((key, value)) if key.eq_ignore_ascii_case("x-forwarded-for") => {
+                request.forwarded_for = Some(value.trim().to_owned())
+            }
             _ => {}
         }
     }
@@ -106,7 +110,13 @@ fn read_request(reader: impl BufRead) -> io::Result<Option<Request>> {
 }
 
 fn respond(request: &Request, name: &str, peer: SocketAddr, local: SocketAddr) -> String {
-    let mut body = format!("name: {name}\npeer: {}\npeer-port: {}\nlocal: {}\npath: {}\n", peer.ip(), peer.port(), local.ip(), request.path);
+    let mut body = format!(
+        "name: {name}\npeer: {}\npeer-port: {}\nlocal: {}\npath: {}\n",
+        peer.ip(),
+        peer.port(),
+        local.ip(),
+        request.path
+    );
     if let Some(client) = &request.forwarded_for {
         writeln!(body, "forwarded-for: {client}").expect("writing to a string");
     }
@@ -118,12 +128,20 @@ fn respond(request: &Request, name: &str, peer: SocketAddr, local: SocketAddr) -
 }
 
 fn head(status: &str, length: usize) -> String {
-    format!("HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nAllow: GET, HEAD\r\nConnection: close\r\n\r\n")
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nAllow: GET, HEAD\r\nConnection: close\r\n\r\n"
+    )
 }
 
 /// An IPv4 peer of a socket of both families, as IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(match address.ip() { IpAddr::V6(v6) => v6.to_canonical(), v4 => v4 }, address.port())
+    SocketAddr::new(
+        match address.ip() {
+            IpAddr::V6(v6) => v6.to_canonical(),
+            v4 => v4,
+        },
+        address.port(),
+    )
 }
 
 #[cfg(test)]
@@ -157,7 +175,12 @@ mod tests {
     #[test]
     fn a_head_has_the_length_of_the_get_and_no_body() {
         let answer = exchange("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert!(answer.contains("Content-Length: ") && !answer.contains("Content-Length: 0") && answer.ends_with("\r\n\r\n"), "{answer}");
+        assert!(
+            answer.contains("Content-Length: ")
+                && !answer.contains("Content-Length: 0")
+                && answer.ends_with("\r\n\r\n"),
+            "{answer}"
+        );
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl Client {
         stream.read_to_end(&mut answer)?;
         let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("answer without a header")?;
         let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-        let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).context("answer without a status")?;
+        let status =
+            head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).context("answer without a status")?;
         Ok((status, answer.split_off(end + 4)))
     }
 }

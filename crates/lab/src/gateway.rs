@@ -58,7 +58,9 @@ pub fn configure(prefix: &str, config: &Config) -> Result<()> {
             Role::Balancer => wire(prefix, &outside, &port.name, &[BALANCER_OUTSIDE]).and_then(|()| ipv4_router(&ns)),
             Role::Service => Ok(()),
         };
-        configured.and_then(|()| inside(&ns, config, port)).with_context(|| format!("cannot configure {}", port.name))?;
+        configured
+            .and_then(|()| inside(&ns, config, port))
+            .with_context(|| format!("cannot configure {}", port.name))?;
     }
     for ns in [outside, Netns::named(format!("{prefix}client"))] {
         for prefix in config.vswitches.iter().filter_map(|vswitch| vswitch.ipv6) {
@@ -72,11 +74,13 @@ pub fn configure(prefix: &str, config: &Config) -> Result<()> {
 pub fn cloud_init(config: &Config, instance: &Instance) -> Result<()> {
     let ns = Netns::named(&instance.netns);
     for (index, nic) in instance.nics.iter().enumerate() {
-        let vswitch = config.vswitch(&nic.vswitch).with_context(|| format!("NIC {}: no vSwitch {}", nic.id, nic.vswitch))?;
+        let vswitch =
+            config.vswitch(&nic.vswitch).with_context(|| format!("NIC {}: no vSwitch {}", nic.id, nic.vswitch))?;
         ns.sysctl(&format!("ipv6/conf/{}/accept_ra", nic.interface), "0")?;
         for address in &nic.primary {
             let length = vswitch.prefixes().find(|prefix| prefix.contains(address)).map(|prefix| prefix.prefix_len());
-            let length = length.with_context(|| format!("NIC {}: {address} is not in vSwitch {}", nic.id, nic.vswitch))?;
+            let length =
+                length.with_context(|| format!("NIC {}: {address} is not in vSwitch {}", nic.id, nic.vswitch))?;
             add_address(&ns, &nic.interface, *address, length)?;
         }
         for gateway in vswitch.gateways().filter(|_| index == 0) {
@@ -101,7 +105,8 @@ fn wire(prefix: &str, outside: &Netns, name: &str, own: &[&str]) -> Result<()> {
     addresses(&ns, "wan0", own)?;
     ns.ip("link set wan0 up")?;
     for address in own {
-        let gateway = OUTSIDE.into_iter().find(|gateway| gateway.contains(':') == address.contains(':')).expect("one per family");
+        let gateway =
+            OUTSIDE.into_iter().find(|gateway| gateway.contains(':') == address.contains(':')).expect("one per family");
         ns.ip(&format!("{} route add default via {gateway}", if address.contains(':') { "-6" } else { "-4" }))?;
     }
     Ok(())
@@ -145,7 +150,8 @@ fn nat(ns: &Netns, config: &Config) -> Result<()> {
 /// IPv6 of the VPC is routed as it is.
 fn ipv6(ns: &Netns, config: &Config) -> Result<()> {
     ns.sysctl("ipv6/conf/all/forwarding", "1")?;
-    let inner: Vec<_> = config.vswitches.iter().filter_map(|vswitch| vswitch.ipv6).map(|prefix| prefix.to_string()).collect();
+    let inner: Vec<_> =
+        config.vswitches.iter().filter_map(|vswitch| vswitch.ipv6).map(|prefix| prefix.to_string()).collect();
     if inner.is_empty() {
         return Ok(());
     }

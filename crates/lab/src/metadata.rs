@@ -52,12 +52,23 @@ pub struct Args {
 /// Serves until SIGTERM or SIGINT.
 pub fn run(args: Args) -> Result<()> {
     let config = Config::read(&args.config)?;
-    let service = Service { switch: Client::new(&config.control), config, http_tokens: args.http_tokens, tokens: Mutex::default(), started: Instant::now() };
+    let service = Service {
+        switch: Client::new(&config.control),
+        config,
+        http_tokens: args.http_tokens,
+        tokens: Mutex::default(),
+        started: Instant::now(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+        let listener = tokio::net::TcpListener::bind(args.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", args.listen))?;
         println!("metadata ready: {}", args.listen);
-        let app = Router::new().fallback(handle).with_state(Arc::new(service)).into_make_service_with_connect_info::<SocketAddr>();
+        let app = Router::new()
+            .fallback(handle)
+            .with_state(Arc::new(service))
+            .into_make_service_with_connect_info::<SocketAddr>();
         let stop = async { drop(control::stopped().await) };
         axum::serve(listener, app).with_graceful_shutdown(stop).await.context("serving metadata")
     })
@@ -71,9 +82,15 @@ struct Service {
     started: Instant,
 }
 
-async fn handle(State(service): State<Arc<Service>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request) -> Response {
-    let (method, path, headers) = (request.method().clone(), request.uri().path().to_owned(), request.headers().clone());
-    let answered = tokio::task::spawn_blocking(move || service.answer(&method, &path, &headers, peer.ip().to_canonical()));
+async fn handle(
+    State(service): State<Arc<Service>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let (method, path, headers) =
+        (request.method().clone(), request.uri().path().to_owned(), request.headers().clone());
+    let answered =
+        tokio::task::spawn_blocking(move || service.answer(&method, &path, &headers, peer.ip().to_canonical()));
     answered.await.unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response())
 }
 
@@ -96,7 +113,10 @@ impl Service {
     fn new_token(&self, headers: &HeaderMap, node: &str) -> Response {
         let ttl = headers.get(TTL_HEADER).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
         match ttl.map(Duration::from_secs).filter(|ttl| token::TTL.contains(ttl)) {
-            None => (StatusCode::BAD_REQUEST, format!("header {TTL_HEADER} must be 1 to {}\n", token::TTL.end().as_secs())).into_response(),
+            None => {
+                (StatusCode::BAD_REQUEST, format!("header {TTL_HEADER} must be 1 to {}\n", token::TTL.end().as_secs()))
+                    .into_response()
+            }
             Some(ttl) => {
                 let text = token::random();
                 self.tokens.lock().expect("no holder panics").add(self.started.elapsed(), text.clone(), node, ttl);
@@ -107,13 +127,18 @@ impl Service {
 
     fn read(&self, path: &str, headers: &HeaderMap, node: &str, nics: &[NicView]) -> Response {
         let allowed = match headers.get(TOKEN_HEADER) {
-            Some(token) => token.to_str().is_ok_and(|token| self.tokens.lock().expect("no holder panics").is_valid(self.started.elapsed(), token, node)),
+            Some(token) => token.to_str().is_ok_and(|token| {
+                self.tokens.lock().expect("no holder panics").is_valid(self.started.elapsed(), token, node)
+            }),
             None => self.http_tokens == HttpTokens::Optional,
         };
         if !allowed {
             return (StatusCode::UNAUTHORIZED, "no valid token\n").into_response();
         }
-        let key = VERSIONS.iter().find_map(|version| path.strip_prefix(version)).filter(|key| key.is_empty() || key.starts_with('/'));
+        let key = VERSIONS
+            .iter()
+            .find_map(|version| path.strip_prefix(version))
+            .filter(|key| key.is_empty() || key.starts_with('/'));
         let tree = self.config.instance(node).map(|instance| tree::Tree::new(&self.config, instance, nics));
         match key.and_then(|key| tree?.lookup(key.trim_matches('/'))) {
             Some(value) => ([(header::CONTENT_TYPE, "text/plain")], value).into_response(),

@@ -55,7 +55,8 @@ impl Netns {
     /// Runs `job` in this namespace, on a thread that ends with it.
     pub fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> Result<T> {
         let path = self.path();
-        let file = File::open(&path).with_context(|| format!("network namespace {}: cannot open {}", self.name, path.display()))?;
+        let file = File::open(&path)
+            .with_context(|| format!("network namespace {}: cannot open {}", self.name, path.display()))?;
         let body = || -> Result<T> {
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
                 .with_context(|| format!("network namespace {}: cannot enter", self.name))?;
@@ -79,7 +80,8 @@ impl Netns {
     /// Sets a sysctl below `/proc/sys/net`, e.g. `("ipv4/ip_forward", "1")`.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/net/{key}");
-        self.run(|| std::fs::write(&path, value))?.with_context(|| format!("network namespace {}: {path} = {value}", self.name))
+        self.run(|| std::fs::write(&path, value))?
+            .with_context(|| format!("network namespace {}: {path} = {value}", self.name))
     }
 
     /// Loads a ruleset with `nft -f`, all or nothing.

@@ -44,7 +44,8 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let config = Config::read(&args.config)?;
     let (switch, handle) = Switch::new(Fabric::new(&config)?, ports(&config)?)?;
-    let count = config.instances.iter().map(|instance| instance.nics.len()).sum::<usize>() + config.infrastructure.len();
+    let count =
+        config.instances.iter().map(|instance| instance.nics.len()).sum::<usize>() + config.infrastructure.len();
     let (ended, end) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("switch".into()).spawn(move || drop(ended.send(switch.run())))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -60,7 +61,12 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Makes a TAP device for every NIC and infrastructure port, in the fabric's order.
 fn ports(config: &Config) -> Result<Vec<Tap>> {
-    let nics = config.instances.iter().flat_map(|instance| instance.nics.iter().map(|nic| (&instance.netns, &nic.interface, nic.mac)));
+    let nics = config
+        .instances
+        .iter()
+        .flat_map(|instance| instance.nics.iter().map(|nic| (&instance.netns, &nic.interface, nic.mac)));
     let infrastructure = config.infrastructure.iter().map(|port| (&port.netns, &port.interface, port.mac));
-    nics.chain(infrastructure).map(|(netns, interface, mac)| Tap::create(&Netns::named(netns), interface, mac)).collect()
+    nics.chain(infrastructure)
+        .map(|(netns, interface, mac)| Tap::create(&Netns::named(netns), interface, mac))
+        .collect()
 }

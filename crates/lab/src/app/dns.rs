@@ -50,7 +50,11 @@ pub fn run(args: Args) -> Result<()> {
         (None, None) => unreachable!("the command line demands one of them"),
     };
     let zone = Arc::new(Zone { domain: args.domain.trim_matches('.').to_lowercase(), names });
-    let listen = if args.listen.is_empty() { own_addresses()?.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect() } else { args.listen };
+    let listen = if args.listen.is_empty() {
+        own_addresses()?.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect()
+    } else {
+        args.listen
+    };
     for address in listen {
         let socket = UdpSocket::bind(address).with_context(|| format!("cannot listen on {address}/udp"))?;
         info!(listen = %address, domain = zone.domain, "dns serves");
@@ -207,7 +211,8 @@ fn read_hosts(file: &Path) -> Result<HashMap<String, Vec<IpAddr>>> {
     for (number, line) in (1..).zip(text.lines()) {
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
         let Some(address) = words.next() else { continue };
-        let address = address.parse().with_context(|| format!("{}:{number}: `{address}` is no address", file.display()))?;
+        let address =
+            address.parse().with_context(|| format!("{}:{number}: `{address}` is no address", file.display()))?;
         for name in words {
             names.entry(name.trim_end_matches('.').to_lowercase()).or_default().push(address);
         }
@@ -250,12 +255,15 @@ fn own_addresses() -> Result<Vec<IpAddr>> {
         let (answer, _) = socket.recv_from_full()?;
         let mut rest = &answer[..];
         while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).context("cannot read netlink's answer")?;
+            let message =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).context("cannot read netlink's answer")?;
             rest = rest.get((message.header.length as usize).next_multiple_of(4)..).unwrap_or_default();
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(found),
                 NetlinkPayload::Error(error) => return Err(error.to_io()).context("cannot list addresses"),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => found.extend(usable(&address)),
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {
+                    found.extend(usable(&address))
+                }
                 _ => {}
             }
         }
@@ -281,7 +289,9 @@ mod tests {
 
     fn zone() -> Zone {
         let names = [("test-svc.default.svc.cluster.local", vec!["10.233.0.7", "fd00:10:233::7"])];
-        let read = |(name, texts): (&str, Vec<&str>)| (name.to_owned(), texts.iter().map(|text| text.parse().unwrap()).collect());
+        let read = |(name, texts): (&str, Vec<&str>)| {
+            (name.to_owned(), texts.iter().map(|text| text.parse().unwrap()).collect())
+        };
         Zone { domain: "cluster.local".into(), names: Names::Fixed(names.into_iter().map(read).collect()) }
     }
 

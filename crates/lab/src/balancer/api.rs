@@ -11,14 +11,21 @@ use std::sync::Arc;
 
 /// The routes.
 pub fn router(plane: Arc<Plane>) -> Router {
-    Router::new().route("/services", get(list)).route("/services/{namespace}/{name}", put(set).delete(delete)).with_state(plane)
+    Router::new()
+        .route("/services", get(list))
+        .route("/services/{namespace}/{name}", put(set).delete(delete))
+        .with_state(plane)
 }
 
 async fn list(State(plane): State<Arc<Plane>>) -> Json<Vec<View>> {
     Json(plane.views())
 }
 
-async fn set(State(plane): State<Arc<Plane>>, Path((namespace, name)): Path<(String, String)>, Json(service): Json<Service>) -> Response {
+async fn set(
+    State(plane): State<Arc<Plane>>,
+    Path((namespace, name)): Path<(String, String)>,
+    Json(service): Json<Service>,
+) -> Response {
     respond(plane.put(&format!("{namespace}/{name}"), service).await)
 }
 

@@ -24,7 +24,8 @@ pub async fn passes(probe: Probe, node: Ipv4Addr) -> bool {
 
 async fn healthz(node: Ipv4Addr, port: u16) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect((node, port)).await?;
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: {node}:{port}\r\nUser-Agent: balancer\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET /healthz HTTP/1.1\r\nHost: {node}:{port}\r\nUser-Agent: balancer\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut status = [0; 12];
     stream.read_exact(&mut status).await?;

@@ -40,18 +40,27 @@ pub async fn serve(plane: Arc<Plane>, service: String, port: u16, listener: TcpL
         let (plane, service) = (plane.clone(), service.clone());
         connections.spawn(async move {
             let answer = service_fn(|request| answer(&plane, &service, port, client, request));
-            let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+            let served =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
             served.unwrap_or_else(|error| debug!(%client, %error, "connection ended"));
         });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn answer(plane: &Plane, service: &str, port: u16, client: SocketAddr, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    plane: &Plane,
+    service: &str,
+    port: u16,
+    client: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let Some(node) = choose(plane, service, port) else {
         return Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "no healthy node\n".into()));
     };
-    Ok(forward(node, client, request).await.unwrap_or_else(|error| failure(StatusCode::BAD_GATEWAY, format!("{}:{}: {error:#}\n", node.0, node.1))))
+    Ok(forward(node, client, request)
+        .await
+        .unwrap_or_else(|error| failure(StatusCode::BAD_GATEWAY, format!("{}:{}: {error:#}\n", node.0, node.1))))
 }
 
 /// The healthy node whose turn it is, and its port.
@@ -62,7 +71,11 @@ fn choose(plane: &Plane, service: &str, port: u16) -> Option<(Ipv4Addr, u16)> {
     Some((*view.healthy.iter().nth(turn)?, node_port))
 }
 
-async fn forward(node: (Ipv4Addr, u16), client: SocketAddr, mut request: Request<Incoming>) -> anyhow::Result<Response<Body>> {
+async fn forward(
+    node: (Ipv4Addr, u16),
+    client: SocketAddr,
+    mut request: Request<Incoming>,
+) -> anyhow::Result<Response<Body>> {
     let stream = tokio::time::timeout(CONNECT, TcpStream::connect(node)).await??;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let headers = request.headers_mut();

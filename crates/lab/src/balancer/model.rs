@@ -153,7 +153,9 @@ mod tests {
 
     #[test]
     fn the_health_check_port_wins_over_the_node_port() {
-        let mut both = service(r#"{"mode":"l4","listeners":[{"port":999,"protocol":"TCP","nodePort":30999}],"backends":[],"healthCheckPort":31000}"#);
+        let mut both = service(
+            r#"{"mode":"l4","listeners":[{"port":999,"protocol":"TCP","nodePort":30999}],"backends":[],"healthCheckPort":31000}"#,
+        );
         assert_eq!(both.probe(), Probe::Http(31000));
         both.health_check_port = None;
         assert_eq!(both.probe(), Probe::Connect(30999));

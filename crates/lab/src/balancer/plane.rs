@@ -89,7 +89,13 @@ impl Plane {
         entry.checks.abort();
         entry.listeners.values().for_each(JoinHandle::abort);
         self.load_rules().await?;
-        netns::run(Command::new("ip").args(["addr", "del", &format!("{}/32", entry.view.address), "dev", &self.interface]))?;
+        netns::run(Command::new("ip").args([
+            "addr",
+            "del",
+            &format!("{}/32", entry.view.address),
+            "dev",
+            &self.interface,
+        ]))?;
         info!(service = name, address = %entry.view.address, "service gone");
         Ok(entry.view)
     }
@@ -107,7 +113,10 @@ impl Plane {
     fn give_address(&self, name: &str) -> Result<Ipv4Addr> {
         let taken: BTreeSet<_> = self.services().values().map(|entry| entry.view.address).collect();
         let all = (u32::from(*self.addresses.start())..=u32::from(*self.addresses.end())).map(Ipv4Addr::from);
-        let address = all.into_iter().find(|address| !taken.contains(address)).ok_or_else(|| Refusal::NoAddress(name.to_owned()))?;
+        let address = all
+            .into_iter()
+            .find(|address| !taken.contains(address))
+            .ok_or_else(|| Refusal::NoAddress(name.to_owned()))?;
         netns::run(Command::new("ip").args(["addr", "replace", &format!("{address}/32"), "dev", &self.interface]))?;
         Ok(address)
     }
@@ -136,8 +145,9 @@ impl Plane {
         let (closed, have) = {
             let mut services = self.services();
             let entry = services.get_mut(&view.name).expect("put there while effects are held");
-            let (keep, closed): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                std::mem::take(&mut entry.listeners).into_iter().partition(|(port, task)| wanted.contains(port) && !task.is_finished());
+            let (keep, closed): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut entry.listeners)
+                .into_iter()
+                .partition(|(port, task)| wanted.contains(port) && !task.is_finished());
             let have: BTreeSet<u16> = keep.keys().copied().collect();
             entry.listeners = keep;
             (closed, have)
@@ -148,9 +158,14 @@ impl Plane {
             let _ = task.await;
         }
         for port in wanted.difference(&have) {
-            let listener = tokio::net::TcpListener::bind((view.address, *port)).await.with_context(|| format!("port {port}"))?;
+            let listener =
+                tokio::net::TcpListener::bind((view.address, *port)).await.with_context(|| format!("port {port}"))?;
             let task = tokio::spawn(l7::serve(self.clone(), view.name.clone(), *port, listener));
-            self.services().get_mut(&view.name).expect("put there while effects are held").listeners.insert(*port, task);
+            self.services()
+                .get_mut(&view.name)
+                .expect("put there while effects are held")
+                .listeners
+                .insert(*port, task);
         }
         Ok(())
     }
@@ -164,7 +179,8 @@ impl Plane {
         loop {
             let Some(view) = self.view(&name) else { return };
             let probe = view.service.probe();
-            let mut checks: JoinSet<_> = view.service.nodes().map(|node| async move { (node, health::passes(probe, node).await) }).collect();
+            let mut checks: JoinSet<_> =
+                view.service.nodes().map(|node| async move { (node, health::passes(probe, node).await) }).collect();
             let mut results = BTreeMap::new();
             while let Some(Ok((node, passed))) = checks.join_next().await {
                 results.insert(node, passed);

@@ -16,7 +16,8 @@ pub fn ruleset<'a>(services: impl Iterator<Item = &'a View>) -> String {
                 Protocol::Udp => "udp",
             };
             let target = target(view.healthy.iter(), listener.node_port);
-            writeln!(rules, "    ip daddr {} {protocol} dport {} dnat ip {target}", view.address, listener.port).expect("writing to a string");
+            writeln!(rules, "    ip daddr {} {protocol} dport {} dnat ip {target}", view.address, listener.port)
+                .expect("writing to a string");
         }
     }
     format!(

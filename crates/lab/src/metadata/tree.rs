@@ -42,7 +42,8 @@ impl Tree {
                 tree.put("vswitch-cidr-block", vswitch.ipv4);
             }
             let registered = registered(nics, primary);
-            let secondary: Vec<_> = v4(&registered.single).filter(|address| !primary.primary.contains(address)).collect();
+            let secondary: Vec<_> =
+                v4(&registered.single).filter(|address| !primary.primary.contains(address)).collect();
             tree.put_list("sub-private-ipv4-list", &secondary, quoted);
         }
         for nic in &instance.nics {
@@ -182,7 +183,11 @@ mod tests {
     #[test]
     fn absent_and_empty_keys_are_not_found() {
         let tree = tree(|_| {});
-        for key in ["nothing", "network/interfaces/macs/00:16:3e:00:01:b7", "network/interfaces/macs/00:16:3e:00:01:b8/ipv4-prefixes"] {
+        for key in [
+            "nothing",
+            "network/interfaces/macs/00:16:3e:00:01:b7",
+            "network/interfaces/macs/00:16:3e:00:01:b8/ipv4-prefixes",
+        ] {
             assert_eq!(tree.lookup(key), None, "{key}");
         }
     }

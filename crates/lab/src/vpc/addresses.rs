@@ -112,7 +112,14 @@ mod tests {
 
     #[test]
     fn each_form_reads_as_it_prints() {
-        for text in ["172.31.199.183", "172.31.199.185-172.31.199.189", "172.31.200.0/28", "fd00::1", "fd00::185-fd00::189", "fd00:1::/80"] {
+        for text in [
+            "172.31.199.183",
+            "172.31.199.185-172.31.199.189",
+            "172.31.200.0/28",
+            "fd00::1",
+            "fd00::185-fd00::189",
+            "fd00:1::/80",
+        ] {
             assert_eq!(text.parse::<Addresses>().unwrap().to_string(), text);
         }
     }
@@ -126,7 +133,9 @@ mod tests {
 
     #[test]
     fn what_is_no_run_of_addresses_is_named() {
-        for text in ["", "x", "1.2.3", "1.2.3.4-", "1.2.3.5-1.2.3.4", "1.2.3.4-fd00::1", "1.2.3.4/33", "fd00::-fd00::1:0:0"] {
+        for text in
+            ["", "x", "1.2.3", "1.2.3.4-", "1.2.3.5-1.2.3.4", "1.2.3.4-fd00::1", "1.2.3.4/33", "fd00::-fd00::1:0:0"]
+        {
             let error = text.parse::<Addresses>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{text}`")), "{error}");
         }

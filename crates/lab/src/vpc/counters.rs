@@ -49,7 +49,9 @@ impl Class {
     /// The class of a frame; `parsed` is `None` if it is malformed.
     pub fn of(frame: &[u8], parsed: Option<&Parsed>) -> Self {
         match parsed.map(|parsed| parsed.body) {
-            Some(Body::Arp { request: true, .. } | Body::Neighbour { kind: Neighbour::Solicitation, .. }) => Self::Question,
+            Some(Body::Arp { request: true, .. } | Body::Neighbour { kind: Neighbour::Solicitation, .. }) => {
+                Self::Question
+            }
             _ if frame.first().is_some_and(|first| first & 1 == 1) => Self::Group,
             _ => Self::Unicast,
         }
@@ -187,7 +189,9 @@ pub fn describe(frame: &[u8], parsed: Option<&Parsed>) -> String {
         return format!("{} bytes: {}", frame.len(), head.join(" "));
     };
     let what = match body {
-        Body::Arp { request: true, sender, target, sender_mac } => format!("ARP who has {target}, tell {sender} ({sender_mac})"),
+        Body::Arp { request: true, sender, target, sender_mac } => {
+            format!("ARP who has {target}, tell {sender} ({sender_mac})")
+        }
         Body::Arp { sender, sender_mac, .. } => format!("ARP {sender} is at {sender_mac}"),
         Body::Neighbour { kind, source, target, .. } => format!("ND {kind:?} {source}: {target}").to_lowercase(),
         Body::Packet { source, destination, flow: Some(flow), .. } => {

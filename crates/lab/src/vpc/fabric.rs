@@ -128,7 +128,9 @@ impl Fabric {
 
     fn add_nic(&mut self, config: &Config, instance: &Instance, nic: &Nic) -> Result<(), RegistryError> {
         let (id, node, vswitch) = (nic.id.clone(), instance.node.clone(), nic.vswitch.clone());
-        let Some(subnet) = config.vswitch(&vswitch) else { return Err(RegistryError::NoSuchSubnet { nic: id, vswitch }) };
+        let Some(subnet) = config.vswitch(&vswitch) else {
+            return Err(RegistryError::NoSuchSubnet { nic: id, vswitch });
+        };
         let kind = Kind::Nic { id, node, vswitch, prefixes: subnet.prefixes().collect(), registered: Vec::new() };
         self.add_port(format!("{}/{}", instance.node, nic.interface), nic.mac, kind)?;
         nic.addresses().try_for_each(|addresses| self.register(&nic.id, &addresses))
@@ -168,7 +170,9 @@ impl Fabric {
             return Err(RegistryError::Gateway { nic: nic.to_owned(), address });
         }
         match self.owner(address) {
-            Some(owner) => Err(RegistryError::Taken { nic: nic.to_owned(), address, owner: self.ports[owner.0].name.clone() }),
+            Some(owner) => {
+                Err(RegistryError::Taken { nic: nic.to_owned(), address, owner: self.ports[owner.0].name.clone() })
+            }
             None => Ok(()),
         }
     }
@@ -184,7 +188,11 @@ impl Fabric {
         let Kind::Nic { prefixes, vswitch, .. } = &self.ports[port.0].kind else { unreachable!("found as a NIC") };
         let (first, last) = addresses.ends();
         if !prefixes.iter().any(|prefix| prefix.contains(&first) && prefix.contains(&last)) {
-            return Err(RegistryError::OutsideSubnet { nic: nic.to_owned(), addresses: addresses.clone(), vswitch: vswitch.clone() });
+            return Err(RegistryError::OutsideSubnet {
+                nic: nic.to_owned(),
+                addresses: addresses.clone(),
+                vswitch: vswitch.clone(),
+            });
         }
         match addresses.single() {
             Ok(single) => {
@@ -288,7 +296,14 @@ impl Fabric {
         self.samples.keep(reason, sample);
     }
 
-    fn verdict(&mut self, now: Duration, from: PortId, buffer: &mut [u8], length: usize, parsed: Option<&Parsed>) -> Verdict {
+    fn verdict(
+        &mut self,
+        now: Duration,
+        from: PortId,
+        buffer: &mut [u8],
+        length: usize,
+        parsed: Option<&Parsed>,
+    ) -> Verdict {
         let Some(parsed) = parsed else { return Verdict::Drop(Reason::Malformed) };
         if length > LONGEST {
             return Verdict::Drop(Reason::TooLong);
@@ -320,9 +335,15 @@ impl Fabric {
             return Ok(());
         }
         let (inner_mac, address) = match parsed.body {
-            Body::Arp { sender_mac, sender, .. } => (Some(sender_mac), Some(sender.into()).filter(|_| !sender.is_unspecified())),
-            Body::Neighbour { kind: Neighbour::Advertisement, target, link_address, .. } => (link_address, Some(target.into())),
-            Body::Neighbour { source, link_address, .. } => (link_address, Some(source.into()).filter(|_| !source.is_unspecified())),
+            Body::Arp { sender_mac, sender, .. } => {
+                (Some(sender_mac), Some(sender.into()).filter(|_| !sender.is_unspecified()))
+            }
+            Body::Neighbour { kind: Neighbour::Advertisement, target, link_address, .. } => {
+                (link_address, Some(target.into()))
+            }
+            Body::Neighbour { source, link_address, .. } => {
+                (link_address, Some(source.into()).filter(|_| !source.is_unspecified()))
+            }
             Body::Packet { source, .. } => (None, Some(source)),
             Body::Other(_) => (None, None),
         };
@@ -347,7 +368,14 @@ impl Fabric {
         Verdict::Answer(reply::arp(buffer, self.router))
     }
 
-    fn neighbour(&self, from: PortId, buffer: &mut [u8], kind: Neighbour, source: Ipv6Addr, target: Ipv6Addr) -> Verdict {
+    fn neighbour(
+        &self,
+        from: PortId,
+        buffer: &mut [u8],
+        kind: Neighbour,
+        source: Ipv6Addr,
+        target: Ipv6Addr,
+    ) -> Verdict {
         // A link-local address is never registered: the one whose uniqueness is asked for is the asker's own.
         let own = self.owner(target.into()) == Some(from) || (source.is_unspecified() && is_link_local(target));
         if kind == Neighbour::Advertisement || own {
@@ -357,7 +385,14 @@ impl Fabric {
         Verdict::Answer(reply::advertisement(buffer, self.router, source, target, is_gateway))
     }
 
-    fn packet(&mut self, now: Duration, from: PortId, buffer: &mut [u8], destination: IpAddr, flow: Option<FlowKey>) -> Verdict {
+    fn packet(
+        &mut self,
+        now: Duration,
+        from: PortId,
+        buffer: &mut [u8],
+        destination: IpAddr,
+        flow: Option<FlowKey>,
+    ) -> Verdict {
         let to = match self.route(now, destination, flow) {
             Ok(to) if to == from => return Verdict::Drop(Reason::Hairpin),
             Ok(to) => to,

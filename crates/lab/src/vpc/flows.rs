@@ -3,8 +3,8 @@
 //! The replies of such a flow carry an address of the outside as destination. Without memory they would leave by the NAT
 //! gateway; the table sends them back to the balancer that owns the connection.
 
-use super::frame::FlowKey;
 use super::fabric::PortId;
+use super::frame::FlowKey;
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -102,7 +102,9 @@ fn ipv4(packet: &[u8]) -> Option<Body> {
     }
     let flow = match packet[9] {
         // Destination unreachable, time exceeded, parameter problem.
-        ICMP if matches!(payload.first(), Some(3 | 11 | 12)) => payload.get(8..).and_then(quoted_ipv4).map(FlowKey::reversed),
+        ICMP if matches!(payload.first(), Some(3 | 11 | 12)) => {
+            payload.get(8..).and_then(quoted_ipv4).map(FlowKey::reversed)
+        }
         protocol => transport(protocol, source, destination, payload),
     };
     Some(Body::Packet { source, destination, flow, echo_request: packet[9] == ICMP && payload.first() == Some(&8) })
@@ -128,7 +130,9 @@ fn ipv6(packet: &[u8]) -> Option<Body> {
     }
     let (from, to) = (IpAddr::V6(source), IpAddr::V6(destination));
     let flow = match protocol {
-        ICMPV6 if matches!(payload.first(), Some(1..=4)) => payload.get(8..).and_then(quoted_ipv6).map(FlowKey::reversed),
+        ICMPV6 if matches!(payload.first(), Some(1..=4)) => {
+            payload.get(8..).and_then(quoted_ipv6).map(FlowKey::reversed)
+        }
         protocol => transport(protocol, from, to, payload),
     };
     let echo_request = protocol == ICMPV6 && packet[6] == ICMPV6 && payload.first() == Some(&128);

@@ -55,8 +55,11 @@ pub fn advertisement(buffer: &mut [u8], router: Mac, asker: Ipv6Addr, target: Ip
 pub fn echo(buffer: &mut [u8], router: Mac) {
     turn(buffer, router);
     let v6 = buffer[ETHERNET] >> 4 == 6;
-    let (addresses, width, message) =
-        if v6 { (ETHERNET + 8, 16, ETHERNET + 40) } else { (ETHERNET + 12, 4, ETHERNET + usize::from(buffer[ETHERNET] & 0xf) * 4) };
+    let (addresses, width, message) = if v6 {
+        (ETHERNET + 8, 16, ETHERNET + 40)
+    } else {
+        (ETHERNET + 12, 4, ETHERNET + usize::from(buffer[ETHERNET] & 0xf) * 4)
+    };
     let (source, destination) = buffer[addresses..addresses + 2 * width].split_at_mut(width);
     source.swap_with_slice(destination);
     // Only the type changes, by a known amount: RFC 1624. Swapping addresses leaves every sum as it is.

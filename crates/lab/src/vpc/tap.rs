@@ -72,12 +72,14 @@ fn make(name: &str, mac: Mac) -> Result<OwnedFd> {
         bail!("interface name `{name}` must have 1 to 15 bytes");
     }
     request.name[..name.len()].copy_from_slice(name.as_bytes());
-    let fd = open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).context("cannot open /dev/net/tun")?;
+    let fd = open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+        .context("cannot open /dev/net/tun")?;
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `Request` is.
     unsafe { ioctl(&fd, Updater::<TUNSETIFF, Request>::new(&mut request)) }.context("TUNSETIFF")?;
     request.word = ARPHRD_ETHER;
     request.rest[..6].copy_from_slice(&mac.0);
     // SAFETY: SIOCSIFHWADDR on a tun file reads one `struct ifreq` with the address in `ifr_hwaddr`.
-    unsafe { ioctl(&fd, Updater::<SIOCSIFHWADDR, Request>::new(&mut request)) }.with_context(|| format!("cannot set MAC {mac}"))?;
+    unsafe { ioctl(&fd, Updater::<SIOCSIFHWADDR, Request>::new(&mut request)) }
+        .with_context(|| format!("cannot set MAC {mac}"))?;
     Ok(fd)
 }

@@ -4,7 +4,10 @@ use super::counters::{Class, Reason};
 use super::fabric::{Fabric, PortId, RegistryError, Verdict};
 use super::flows::IDLE;
 use super::reference;
-use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, NetSlice, PacketBuilder, SlicedPacket,
+    TransportSlice,
+};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -63,7 +66,15 @@ fn tcp_to(mac: [u8; 6], to_mac: [u8; 6], from: &str, to: &str, ports: (u16, u16)
 }
 
 fn arp(mac: [u8; 6], inner_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-    let packet = ArpPacket::new(ArpHardwareId::ETHERNET, EtherType::IPV4, ArpOperation::REQUEST, &inner_mac, &sender, &[0; 6], &target);
+    let packet = ArpPacket::new(
+        ArpHardwareId::ETHERNET,
+        EtherType::IPV4,
+        ArpOperation::REQUEST,
+        &inner_mac,
+        &sender,
+        &[0; 6],
+        &target,
+    );
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(mac, BROADCAST).arp(packet.unwrap()).write(&mut frame).unwrap();
     frame
@@ -95,8 +106,18 @@ fn a_registered_sender_reaches_every_owner_with_the_owners_mac() {
         ("outside", MASTER0, tcp(MASTER0_MAC, "172.31.199.185", "203.0.113.1", (1, 2)), NAT),
         ("outside by IPv6", MASTER0, tcp(MASTER0_MAC, "fd00:172:31::185", "2001:db8::1", (1, 2)), IPV6),
         ("metadata", MASTER0, tcp(MASTER0_MAC, "172.31.199.183", "100.100.100.200", (1, 2)), METADATA),
-        ("infrastructure with a foreign address", NAT, tcp(MACVLAN_MAC, "203.0.113.1", "172.31.199.185", (1, 2)), MASTER0),
-        ("by address, whatever the MAC", MASTER0, tcp_to(MASTER0_MAC, WORKER1_MAC, "172.31.199.183", "172.31.199.184", (1, 2)), WORKER0),
+        (
+            "infrastructure with a foreign address",
+            NAT,
+            tcp(MACVLAN_MAC, "203.0.113.1", "172.31.199.185", (1, 2)),
+            MASTER0,
+        ),
+        (
+            "by address, whatever the MAC",
+            MASTER0,
+            tcp_to(MASTER0_MAC, WORKER1_MAC, "172.31.199.183", "172.31.199.184", (1, 2)),
+            WORKER0,
+        ),
     ] {
         let (verdict, buffer) = send(&mut fabric(), from, &frame);
         assert_eq!(verdict, Verdict::Deliver(to), "{name}");
@@ -122,10 +143,22 @@ fn each_rule_has_its_reason() {
         ("MAC of a macvlan", tcp(MACVLAN_MAC, "172.31.199.185", "172.31.199.184", (1, 2)), UnknownSourceMac),
         ("MAC of another NIC", tcp(WORKER0_MAC, "172.31.199.183", "172.31.199.184", (1, 2)), UnknownSourceMac),
         ("address of another NIC", tcp(MASTER0_MAC, "172.31.199.184", "192.168.0.155", (1, 2)), UnknownSourceAddress),
-        ("address of the node's other NIC", tcp(MASTER0_MAC, "192.168.0.154", "172.31.199.184", (1, 2)), UnknownSourceAddress),
+        (
+            "address of the node's other NIC",
+            tcp(MASTER0_MAC, "192.168.0.154", "172.31.199.184", (1, 2)),
+            UnknownSourceAddress,
+        ),
         ("address of nobody", tcp(MASTER0_MAC, "172.31.199.200", "172.31.199.184", (1, 2)), UnknownSourceAddress),
-        ("IPv6 address of nobody", tcp(MASTER0_MAC, "fd00:172:31::1", "fd00:172:31::184", (1, 2)), UnknownSourceAddress),
-        ("link-local sender of a packet", tcp(MASTER0_MAC, "fe80::1", "fd00:172:31::184", (1, 2)), UnknownSourceAddress),
+        (
+            "IPv6 address of nobody",
+            tcp(MASTER0_MAC, "fd00:172:31::1", "fd00:172:31::184", (1, 2)),
+            UnknownSourceAddress,
+        ),
+        (
+            "link-local sender of a packet",
+            tcp(MASTER0_MAC, "fe80::1", "fd00:172:31::184", (1, 2)),
+            UnknownSourceAddress,
+        ),
         ("free address of a subnet", tcp(MASTER0_MAC, "172.31.199.183", "172.31.199.200", (1, 2)), NoSuchDestination),
         ("gateway, no echo", tcp(MASTER0_MAC, "172.31.199.183", "172.31.207.253", (1, 2)), NoSuchDestination),
         ("link-local destination", tcp(MASTER0_MAC, "172.31.199.183", "169.254.1.1", (1, 2)), NoSuchDestination),
@@ -225,14 +258,26 @@ fn solicitations_are_answered_for_every_address_but_the_askers() {
         }
         assert_eq!(verdict, Verdict::Answer(buffer.len()), "{name}");
         let packet = SlicedPacket::from_ethernet(&buffer).unwrap();
-        let (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) = (packet.net, packet.transport) else { panic!("{name}") };
+        let (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) = (packet.net, packet.transport) else {
+            panic!("{name}")
+        };
         let from: Ipv6Addr = from.parse().unwrap();
         let to = if from.is_unspecified() { all_nodes } else { from };
-        assert_eq!((ip.header().source_addr().to_string(), ip.header().destination_addr()), (target.to_owned(), to), "{name}");
+        assert_eq!(
+            (ip.header().source_addr().to_string(), ip.header().destination_addr()),
+            (target.to_owned(), to),
+            "{name}"
+        );
         assert_eq!(ip.header().hop_limit(), 255, "{name}");
         assert!(icmp.is_checksum_valid(ip.header().source(), ip.header().destination()), "{name}: checksum");
-        let Icmpv6Type::NeighborAdvertisement(header) = icmp.icmp_type() else { panic!("{name}: {:?}", icmp.icmp_type()) };
-        assert_eq!((header.router, header.solicited, header.r#override), (target.ends_with("fd"), !from.is_unspecified(), true), "{name}");
+        let Icmpv6Type::NeighborAdvertisement(header) = icmp.icmp_type() else {
+            panic!("{name}: {:?}", icmp.icmp_type())
+        };
+        assert_eq!(
+            (header.router, header.solicited, header.r#override),
+            (target.ends_with("fd"), !from.is_unspecified(), true),
+            "{name}"
+        );
         let target: Ipv6Addr = target.parse().unwrap();
         assert_eq!(icmp.payload(), [&target.octets()[..], &[2, 1], &ROUTER_MAC].concat(), "{name}");
     }
@@ -243,10 +288,26 @@ fn the_sender_inside_neighbour_messages_is_checked_like_any_other() {
     let gateway = "fd00:172:31::fd";
     for (name, frame, expected) in [
         ("MAC", neighbour(MACVLAN_MAC, "fe80::1", 135, gateway, None), Verdict::Drop(Reason::UnknownSourceMac)),
-        ("MAC in the option", neighbour(MASTER0_MAC, "fe80::1", 135, gateway, Some((1, MACVLAN_MAC))), Verdict::Drop(Reason::UnknownSourceMac)),
-        ("source", neighbour(MASTER0_MAC, "fd00:172:31::190", 135, gateway, None), Verdict::Drop(Reason::UnknownSourceAddress)),
-        ("advertised", neighbour(MASTER0_MAC, "fe80::1", 136, "fd00:172:31::190", None), Verdict::Drop(Reason::UnknownSourceAddress)),
-        ("advertised own", neighbour(MASTER0_MAC, "fe80::1", 136, "fd00:172:31::185", Some((2, MASTER0_MAC))), Verdict::Silence),
+        (
+            "MAC in the option",
+            neighbour(MASTER0_MAC, "fe80::1", 135, gateway, Some((1, MACVLAN_MAC))),
+            Verdict::Drop(Reason::UnknownSourceMac),
+        ),
+        (
+            "source",
+            neighbour(MASTER0_MAC, "fd00:172:31::190", 135, gateway, None),
+            Verdict::Drop(Reason::UnknownSourceAddress),
+        ),
+        (
+            "advertised",
+            neighbour(MASTER0_MAC, "fe80::1", 136, "fd00:172:31::190", None),
+            Verdict::Drop(Reason::UnknownSourceAddress),
+        ),
+        (
+            "advertised own",
+            neighbour(MASTER0_MAC, "fe80::1", 136, "fd00:172:31::185", Some((2, MASTER0_MAC))),
+            Verdict::Silence,
+        ),
     ] {
         assert_eq!(verdict(MASTER0, &frame), expected, "{name}");
     }
@@ -268,10 +329,21 @@ fn the_gateways_answer_echo_requests_with_a_right_checksum() {
         step.icmpv4_echo_reply(7, 1).write(&mut expected, payload).unwrap();
         assert_eq!(buffer, expected, "IPv4, {payload:?}");
 
-        let (from, to) = ("fd00:172:31::183".parse::<Ipv6Addr>().unwrap().octets(), "fd00:172:31::fd".parse::<Ipv6Addr>().unwrap().octets());
+        let (from, to) = (
+            "fd00:172:31::183".parse::<Ipv6Addr>().unwrap().octets(),
+            "fd00:172:31::fd".parse::<Ipv6Addr>().unwrap().octets(),
+        );
         let (mut frame, mut expected) = (Vec::new(), Vec::new());
-        PacketBuilder::ethernet2(MASTER0_MAC, ROUTER_MAC).ipv6(from, to, 64).icmpv6_echo_request(7, 1).write(&mut frame, payload).unwrap();
-        PacketBuilder::ethernet2(ROUTER_MAC, MASTER0_MAC).ipv6(to, from, 64).icmpv6_echo_reply(7, 1).write(&mut expected, payload).unwrap();
+        PacketBuilder::ethernet2(MASTER0_MAC, ROUTER_MAC)
+            .ipv6(from, to, 64)
+            .icmpv6_echo_request(7, 1)
+            .write(&mut frame, payload)
+            .unwrap();
+        PacketBuilder::ethernet2(ROUTER_MAC, MASTER0_MAC)
+            .ipv6(to, from, 64)
+            .icmpv6_echo_reply(7, 1)
+            .write(&mut expected, payload)
+            .unwrap();
         assert_eq!(send(&mut fabric(), MASTER0, &frame).1, expected, "IPv6, {payload:?}");
     }
 }
@@ -285,9 +357,20 @@ fn replies_of_balanced_flows_go_back_to_the_balancer_and_nothing_else_does() {
     let request = tcp(MACVLAN_MAC, client, node, (5000, 30999));
     assert_eq!(send(&mut fabric, BALANCER, &request).0, Verdict::Deliver(WORKER0));
     assert_eq!(send(&mut fabric, WORKER0, &reply).0, Verdict::Deliver(BALANCER));
-    assert_eq!(send(&mut fabric, WORKER0, &tcp(WORKER0_MAC, node, client, (30999, 5001))).0, Verdict::Deliver(NAT), "another port");
-    assert_eq!(send(&mut fabric, WORKER0, &tcp(WORKER0_MAC, "172.31.199.190", client, (30999, 5000))).0, Verdict::Deliver(NAT), "another source");
-    let views: Vec<_> = fabric.flows(NOW).map(|(key, flow, balancer)| (key.source.1, flow.requests, flow.replies, balancer.to_owned())).collect();
+    assert_eq!(
+        send(&mut fabric, WORKER0, &tcp(WORKER0_MAC, node, client, (30999, 5001))).0,
+        Verdict::Deliver(NAT),
+        "another port"
+    );
+    assert_eq!(
+        send(&mut fabric, WORKER0, &tcp(WORKER0_MAC, "172.31.199.190", client, (30999, 5000))).0,
+        Verdict::Deliver(NAT),
+        "another source"
+    );
+    let views: Vec<_> = fabric
+        .flows(NOW)
+        .map(|(key, flow, balancer)| (key.source.1, flow.requests, flow.replies, balancer.to_owned()))
+        .collect();
     assert_eq!(views, [(30999, 1, 1, "balancer".to_owned())]);
     assert_eq!(send_at(&mut fabric, NOW + IDLE, WORKER0, &reply).0, Verdict::Deliver(NAT), "idle too long");
 }
@@ -326,10 +409,16 @@ fn drops_are_counted_by_reason_class_and_port_and_kept_as_samples() {
     assert_eq!((mac.unicast, mac.question, mac.group, report.dropped(Reason::UnknownSourceMac)), (1, 1, 0, 2));
     assert_eq!((report.unicast_drops, report.question_drops, report.delivered, report.answered), (1, 1, 1, 0));
     assert_eq!(report.drops[&Reason::Multicast].group, 1);
-    assert!(report.ports["worker/eth0"].drops.contains_key(&Reason::Multicast) && !report.ports["master/eth0"].drops.contains_key(&Reason::Multicast));
+    assert!(
+        report.ports["worker/eth0"].drops.contains_key(&Reason::Multicast)
+            && !report.ports["master/eth0"].drops.contains_key(&Reason::Multicast)
+    );
     let sample = &report.samples[&Reason::UnknownSourceMac][1];
     assert_eq!((sample.port.as_str(), sample.class), ("master/eth0", Class::Question));
-    assert_eq!(sample.frame, "3a:01:02:03:04:05 > ff:ff:ff:ff:ff:ff: ARP who has 172.31.199.184, tell 172.31.199.185 (3a:01:02:03:04:05)");
+    assert_eq!(
+        sample.frame,
+        "3a:01:02:03:04:05 > ff:ff:ff:ff:ff:ff: ARP who has 172.31.199.184, tell 172.31.199.185 (3a:01:02:03:04:05)"
+    );
 }
 
 #[test]
@@ -365,7 +454,11 @@ fn an_address_has_one_owner() {
         let error = register(nic, text).to_string();
         assert!(error.contains(wanted), "{text}: {error}");
     }
-    assert_eq!(send(&mut fabric, MASTER0, &tcp(MASTER0_MAC, "172.31.199.183", "172.31.199.180", (1, 2))).0, Verdict::Drop(Reason::NoSuchDestination), "nothing half done");
+    assert_eq!(
+        send(&mut fabric, MASTER0, &tcp(MASTER0_MAC, "172.31.199.183", "172.31.199.180", (1, 2))).0,
+        Verdict::Drop(Reason::NoSuchDestination),
+        "nothing half done"
+    );
 }
 
 #[test]

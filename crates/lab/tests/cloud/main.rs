@@ -20,7 +20,9 @@ fn machines_reach_each_other_across_subnets_without_a_lost_frame() {
     // Now master has one subnet only, and worker's second NIC answers by its own gateway.
     let (master, worker) = (cloud.netns("master"), cloud.netns("worker"));
     master.ip("addr flush dev eth1 scope global").unwrap();
-    for (family, own, gateway) in [("-4", "192.168.0.155", "192.168.0.253"), ("-6", "fd00:192:168::155", "fd00:192:168::fd")] {
+    for (family, own, gateway) in
+        [("-4", "192.168.0.155", "192.168.0.253"), ("-6", "fd00:192:168::155", "fd00:192:168::fd")]
+    {
         worker.ip(&format!("{family} rule add from {own} lookup 101")).unwrap();
         worker.ip(&format!("{family} route add default via {gateway} dev eth1 table 101")).unwrap();
     }
@@ -110,7 +112,8 @@ fn an_interface_that_is_deleted_leaves_the_others_alone() {
 #[ignore = "netns"]
 fn a_large_transfer_arrives_whole_and_with_right_checksums() {
     let mut cloud = Cloud::start();
-    let data: Vec<u8> = (0..20_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).take(20_000_000).collect();
+    let data: Vec<u8> =
+        (0..20_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).take(20_000_000).collect();
     std::fs::write(cloud.dir.path().join("data"), &data).unwrap();
     let mut server = cloud.netns("worker").command("python3");
     server.args(["-m", "http.server", "8000", "--bind", "::"]).current_dir(cloud.dir.path());
@@ -124,7 +127,8 @@ fn a_large_transfer_arrives_whole_and_with_right_checksums() {
     }
     for node in ["master", "worker"] {
         let counters = lab::netns::output(cloud.netns(node).command("cat").arg("/proc/net/snmp")).unwrap();
-        let tcp: Vec<Vec<&str>> = counters.lines().filter(|line| line.starts_with("Tcp:")).map(|line| line.split(' ').collect()).collect();
+        let tcp: Vec<Vec<&str>> =
+            counters.lines().filter(|line| line.starts_with("Tcp:")).map(|line| line.split(' ').collect()).collect();
         let column = tcp[0].iter().position(|name| *name == "InCsumErrors").unwrap();
         assert_eq!(tcp[1][column], "0", "{node}: TCP segments with a wrong checksum");
     }
@@ -164,12 +168,22 @@ fn balancer(cloud: &mut Cloud) -> Client {
 
 fn service(mode: Mode, port: u16, node_port: u16, health_check_port: Option<u16>) -> Service {
     let backends = ["172.31.199.183", "172.31.199.184"].map(|node| node.parse().unwrap()).to_vec();
-    Service { mode, listeners: vec![Listener { port, protocol: Protocol::Tcp, node_port }], backends, health_check_port }
+    Service {
+        mode,
+        listeners: vec![Listener { port, protocol: Protocol::Tcp, node_port }],
+        backends,
+        health_check_port,
+    }
 }
 
 fn healthy(balancer: &Client, service: &str) -> Vec<String> {
     let views: Vec<View> = balancer.get("/services").unwrap();
-    views.into_iter().filter(|view| view.name == service).flat_map(|view| view.healthy).map(|node| node.to_string()).collect()
+    views
+        .into_iter()
+        .filter(|view| view.name == service)
+        .flat_map(|view| view.healthy)
+        .map(|node| node.to_string())
+        .collect()
 }
 
 #[test]
@@ -189,7 +203,12 @@ fn the_l4_balancer_keeps_the_clients_address_and_leaves_out_unhealthy_nodes() {
         assert!(says(&answer, "name: worker") && says(&answer, &format!("peer: {}", CLIENT[0])), "{answer:?}");
     }
     let flows: Vec<FlowView> = cloud.vpc().get("/flows").unwrap();
-    assert!(flows.iter().any(|flow| flow.client.ip().to_string() == CLIENT[0] && flow.node.port() == 30999 && flow.replies > 0), "{flows:?}");
+    assert!(
+        flows
+            .iter()
+            .any(|flow| flow.client.ip().to_string() == CLIENT[0] && flow.node.port() == 30999 && flow.replies > 0),
+        "{flows:?}"
+    );
 
     let again: View = balancer.put("/services/default/tcp-service", &wanted).unwrap();
     assert_eq!(again.address, view.address);
@@ -214,7 +233,9 @@ fn the_l7_balancer_proxies_and_names_the_client() {
     eventually("worker is healthy", || healthy(&balancer, "default/http-service") == ["172.31.199.184"]);
     let url = format!("http://{}/path", view.address);
     let answer = cloud.curl("client", &[&url]);
-    for line in ["name: worker", "path: /path", &format!("peer: {BALANCER_INSIDE}"), &format!("forwarded-for: {}", CLIENT[0])] {
+    for line in
+        ["name: worker", "path: /path", &format!("peer: {BALANCER_INSIDE}"), &format!("forwarded-for: {}", CLIENT[0])]
+    {
         assert!(says(&answer, line), "{line} in {answer:?}");
     }
     assert!(cloud.curl("client", &["-I", &url]).unwrap().starts_with("HTTP/1.1 200 OK"));
@@ -263,7 +284,8 @@ fn metadata_is_told_by_the_source_address() {
     let v6 = cloud.curl("worker", &["-f", "-g", &format!("http://[{}]/2016-01-01/meta-data/region-id", METADATA[1])]);
     assert_eq!(v6.as_deref(), Ok("cn-hangzhou"));
 
-    let code = |words: &[&str]| cloud.curl("worker", &[&["-o", "/dev/null", "-w", "%{http_code}"], words].concat()).unwrap();
+    let code =
+        |words: &[&str]| cloud.curl("worker", &[&["-o", "/dev/null", "-w", "%{http_code}"], words].concat()).unwrap();
     assert_eq!(code(&[&format!("{base}/nothing")]), "404");
     let token_url = format!("http://{}/latest/api/token", METADATA[0]);
     assert_eq!(code(&["-X", "PUT", &token_url]), "400");
@@ -272,11 +294,17 @@ fn metadata_is_told_by_the_source_address() {
     let header = format!("X-aliyun-ecs-metadata-token: {token}");
     assert_eq!(code(&["-H", &header, &format!("{base}/zone-id")]), "200");
     assert_eq!(code(&["-H", "X-aliyun-ecs-metadata-token: guessed", &format!("{base}/zone-id")]), "401");
-    let foreign = cloud.curl("master", &["-o", "/dev/null", "-w", "%{http_code}", "-H", &header, &format!("{base}/zone-id")]);
+    let foreign =
+        cloud.curl("master", &["-o", "/dev/null", "-w", "%{http_code}", "-H", &header, &format!("{base}/zone-id")]);
     assert_eq!(foreign.as_deref(), Ok("401"), "another machine's token");
 
     let mut hardened = cloud.netns("metadata").command(LAB);
-    hardened.arg("metadata").arg("--config").arg(cloud.config_file()).args(["--listen", "[::]:8080", "--http-tokens", "required"]);
+    hardened.arg("metadata").arg("--config").arg(cloud.config_file()).args([
+        "--listen",
+        "[::]:8080",
+        "--http-tokens",
+        "required",
+    ]);
     cloud.spawn_until_ready(hardened);
     let url = format!("http://{}:8080/latest/meta-data/zone-id", METADATA[0]);
     assert_eq!(cloud.curl("worker", &["-o", "/dev/null", "-w", "%{http_code}", &url]).as_deref(), Ok("401"));
@@ -287,13 +315,21 @@ fn metadata_is_told_by_the_source_address() {
 fn the_system_resolver_gets_names_from_the_dns_server() {
     let mut cloud = Cloud::start();
     let (hosts, resolver) = (cloud.dir.path().join("hosts"), cloud.dir.path().join("resolv.conf"));
-    std::fs::write(&hosts, "10.233.0.7 test-svc.default.svc.cluster.local\nfd00:10:233::7 test-svc.default.svc.cluster.local\n").unwrap();
-    std::fs::write(&resolver, "nameserver 172.31.199.184\nsearch default.svc.cluster.local\noptions timeout:1\n").unwrap();
+    std::fs::write(
+        &hosts,
+        "10.233.0.7 test-svc.default.svc.cluster.local\nfd00:10:233::7 test-svc.default.svc.cluster.local\n",
+    )
+    .unwrap();
+    std::fs::write(&resolver, "nameserver 172.31.199.184\nsearch default.svc.cluster.local\noptions timeout:1\n")
+        .unwrap();
     let mut dns = cloud.netns("worker").command(LAB);
     dns.arg("dns").arg("--hosts").arg(&hosts);
     cloud.spawn(dns);
     let resolve = |name: &str| {
-        let script = format!("mount --bind {} /etc/resolv.conf && getent ahosts {name} | awk '{{print $1}}' | sort -u", resolver.display());
+        let script = format!(
+            "mount --bind {} /etc/resolv.conf && getent ahosts {name} | awk '{{print $1}}' | sort -u",
+            resolver.display()
+        );
         let mut command: Command = cloud.netns("master").command("unshare");
         lab::netns::output(command.args(["-m", "sh", "-c", &script])).unwrap()
     };

@@ -109,7 +109,9 @@ impl Cloud {
         let mut command = ns.command(LAB);
         command.args(["app", "--name", place, "--listen", &format!("[::]:{port}")]);
         let number = self.spawn(command);
-        eventually("the application listens", || ns.run(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).unwrap());
+        eventually("the application listens", || {
+            ns.run(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).unwrap()
+        });
         number
     }
 
