@@ -1,5 +1,7 @@
 //! An API server in process with the chart's CRDs, and the controller on it, its webhooks called over real TLS.
 
+#![allow(dead_code)] // every test file uses a part
+
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
@@ -9,6 +11,7 @@ use controller::{
 };
 use daemon::{Env, Stop, Tasks};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use axum::http;
 use kube::{
     Api, Client, Resource,
     api::{ObjectMeta, PostParams},
@@ -19,6 +22,9 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 /// Longer than anything here takes on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The configuration file with both families.
+pub const BOTH: &str = "enableIPv4: true\nenableIPv6: true\n";
 
 /// The world of one test.
 pub struct World {
@@ -52,10 +58,10 @@ pub async fn api_server() -> (Client, apiserver::Server) {
 impl World {
     /// The usual one.
     pub async fn start() -> Self {
-        Self::with("", &[]).await
+        Self::with(BOTH, &[]).await
     }
 
-    /// With more keys in the configuration file and more variables.
+    /// With this configuration file and more variables.
     pub async fn with(config: &str, env: &[(&str, &str)]) -> Self {
         let (client, server) = api_server().await;
         Self::on(client, server, config, env).await
@@ -65,7 +71,7 @@ impl World {
     pub async fn on(client: Client, server: apiserver::Server, config: &str, env: &[(&str, &str)]) -> Self {
         let files = tempfile::tempdir().unwrap();
         let path = files.path().join("conf.yml");
-        std::fs::write(&path, format!("enableIPv4: true\nenableIPv6: true\n{config}")).unwrap();
+        std::fs::write(&path, config).unwrap();
         let cni = files.path().join("cni");
         let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let sockets = Sockets { health: listen().await, webhook: listen().await, metrics: None };
@@ -135,4 +141,16 @@ where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
 {
     Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &object::<K>(name, rest)).await
+}
+
+/// Creates a cluster-scoped Spiderpool object out of any JSON, also one that no type can hold.
+pub async fn create_raw(client: &Client, kind: &str, plural: &str, name: &str, mut rest: Value) -> kube::Result<Value> {
+    rest["apiVersion"] = k8s_api::API_VERSION.into();
+    rest["kind"] = kind.into();
+    rest["metadata"]["name"] = name.into();
+    let request = http::Request::post(format!("/apis/{}/{plural}", k8s_api::API_VERSION))
+        .header("content-type", "application/json")
+        .body(serde_json::to_vec(&rest).unwrap())
+        .unwrap();
+    client.request(request).await
 }
