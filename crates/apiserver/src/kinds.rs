@@ -79,10 +79,7 @@ impl Resource {
 
     /// `version` or `group/version`.
     pub fn api_version(&self) -> String {
-        match self.group.as_str() {
-            "" => self.version.clone(),
-            group => format!("{group}/{}", self.version),
-        }
+        api_version(&self.group, &self.version)
     }
 
     /// Key of an object in the store.
@@ -103,19 +100,12 @@ impl Resource {
         path == "metadata.name" || (path == "metadata.namespace" && self.namespaced) || self.selectable.iter().any(|p| p == path)
     }
 
-    /// Whether stored objects must be rewritten for this version.
-    pub fn converts(&self) -> bool {
-        self.version != self.stored_version || (self.group == "events.k8s.io")
-    }
-
-    /// From the stored form to this version.
+    /// From the stored form to this version. Versions of a custom resource differ in nothing but their name.
     pub fn from_stored(&self, value: &mut Value) {
         if self.group == "events.k8s.io" {
             rename(value, EVENT_FIELDS);
         }
-        if self.converts() {
-            value["apiVersion"] = self.api_version().into();
-        }
+        value["apiVersion"] = self.api_version().into();
     }
 
     /// From this version to the stored form.
@@ -123,9 +113,16 @@ impl Resource {
         if self.group == "events.k8s.io" {
             rename(value, EVENT_FIELDS.map(|(core, events)| (events, core)));
             value["apiVersion"] = "v1".into();
-        } else if self.converts() {
-            value["apiVersion"] = format!("{}/{}", self.group, self.stored_version).into();
+        } else {
+            value["apiVersion"] = api_version(&self.group, &self.stored_version).into();
         }
+    }
+}
+
+fn api_version(group: &str, version: &str) -> String {
+    match group {
+        "" => version.to_owned(),
+        group => format!("{group}/{version}"),
     }
 }
 

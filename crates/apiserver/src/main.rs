@@ -73,6 +73,7 @@ async fn main() -> anyhow::Result<()> {
         apiserver::publish::publish(&server, address).await;
     }
     println!("spiderpool-apiserver ready at {url}");
+    let closing = server.clone();
     let serving = serve(server, listener, Some(identity.config), tokens, stop.clone());
     tokio::pin!(serving);
     tokio::select! {
@@ -80,6 +81,7 @@ async fn main() -> anyhow::Result<()> {
         _ = interrupt.recv() => { stop.cancel(); serving.await; }
         _ = terminate.recv() => { stop.cancel(); serving.await; }
     }
+    closing.close().await;
     Ok(())
 }
 

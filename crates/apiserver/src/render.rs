@@ -44,9 +44,9 @@ pub fn value_of(resource: &Resource, object: &Object) -> Value {
 
 /// JSON of an object in the version that the call asks for, without parsing when nothing changes.
 pub fn json_of(resource: &Resource, object: &Object) -> Bytes {
-    match resource.converts() {
-        true => to_json(&value_of(resource, object)),
-        false => object.json.clone(),
+    match object.api_version == resource.api_version() {
+        true => object.json.clone(),
+        false => to_json(&value_of(resource, object)),
     }
 }
 

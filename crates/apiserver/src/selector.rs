@@ -171,3 +171,47 @@ impl Fields {
         self.0.iter().all(|(path, value, equal)| (field(path).unwrap_or_default() == *value) == *equal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(text: &str) -> Vec<(String, String)> {
+        text.split_whitespace().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    }
+
+    #[test]
+    fn each_operator_selects_what_it_says() {
+        for (selector, object, selected) in [
+            ("", "", true),
+            ("k=v", "k=v", true),
+            ("k = v", "k=v", true),
+            ("k!=v", "", true),
+            ("k!=v", "k=v", false),
+            ("!k", "k=v", false),
+            ("k", "k=", true),
+            ("k in (a, b),x notin (c,d)", "k=b", true),
+            ("k in (a, b),x notin (c,d)", "k=b x=d", false),
+            ("k>4", "k=5", true),
+            ("k<4", "k=5", false),
+            ("ipam.spidernet.io/pool-node=n,!z", "ipam.spidernet.io/pool-node=n", true),
+        ] {
+            assert_eq!(Labels::parse(selector).unwrap().matches(&labels(object)), selected, "{selector:?} on {object:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_selector_is_refused() {
+        for text in ["k in a", "k in (a", "k near (a)", "=v", "a b", "k>x"] {
+            assert_eq!(Labels::parse(text).unwrap_err().code, 400, "{text:?}");
+        }
+        assert_eq!(Fields::parse("a", |_| true).unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn an_absent_field_counts_as_empty() {
+        let fields = Fields::parse("spec.nodeName=,status.phase!=Running", |_| true).unwrap();
+        assert!(fields.matches(|_| None));
+        assert!(!fields.matches(|path| (path == "spec.nodeName").then(|| "n".to_owned())));
+    }
+}

@@ -223,6 +223,12 @@ impl Server {
         Ok(())
     }
 
+    /// Ends watches and background work and closes the file, so that it can be opened again.
+    pub async fn close(&self) {
+        self.inner.stop.cancel();
+        self.store().close().await;
+    }
+
     /// The API as a tower service, for use in process; requests are trusted.
     pub fn router(&self) -> Router {
         Router::new().fallback(entry).with_state(self.clone())

@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const VERSION: &str = "resourceVersion";
+/// Memory for pages of the file: only writes need them, reads are served from the objects in memory.
+const CACHE: usize = 16 << 20;
 /// Writes that share one fsync at most.
 const BATCH: usize = 512;
 /// Events kept per resource for watches to catch up, unless told otherwise.
@@ -32,6 +34,8 @@ pub struct Object {
     pub version: u64,
     /// `metadata.uid`.
     pub uid: String,
+    /// `apiVersion` in which it is stored.
+    pub api_version: String,
     /// The object as JSON.
     pub json: Bytes,
     /// `metadata.labels`.
@@ -54,7 +58,7 @@ impl Object {
         let fields = selectable.iter().filter_map(|path| Some((path.clone(), field_text(value, path)?))).collect();
         let deleting = meta["deletionTimestamp"].is_string();
         let json = serde_json::to_vec(value).expect("a JSON value is always serialisable").into();
-        Self { key: key.into(), version, uid: text(&meta["uid"]), json, labels, fields, owners, deleting }
+        Self { key: key.into(), version, uid: text(&meta["uid"]), api_version: text(&value["apiVersion"]), json, labels, fields, owners, deleting }
     }
 
     /// The object as a JSON value.
@@ -261,11 +265,17 @@ struct Queued {
     reply: oneshot::Sender<Result<Arc<Object>, Refused>>,
 }
 
+enum Message {
+    Write(Box<Queued>),
+    /// Answered when the file is closed.
+    Close(oneshot::Sender<()>),
+}
+
 /// The handle that requests share.
 #[derive(Debug, Clone)]
 pub struct Store {
     state: Arc<RwLock<State>>,
-    queue: mpsc::UnboundedSender<Queued>,
+    queue: mpsc::UnboundedSender<Message>,
 }
 
 impl Store {
@@ -276,7 +286,7 @@ impl Store {
         history: usize,
         follow: mpsc::UnboundedSender<Arc<Event>>,
     ) -> Result<Self, redb::Error> {
-        let database = path.map(Database::create).transpose()?;
+        let database = path.map(|p| Database::builder().set_cache_size(CACHE).create(p)).transpose()?;
         let mut state = State::default();
         if let Some(database) = &database {
             load(database, &mut state, selectable)?;
@@ -329,8 +339,16 @@ impl Store {
     pub async fn write(&self, write: Write) -> Result<Arc<Object>, Refused> {
         let (reply, answer) = oneshot::channel();
         let stopped = || Refused::Disk("the store has stopped".into());
-        self.queue.send(Queued { write, reply }).map_err(|_| stopped())?;
+        self.queue.send(Message::Write(Box::new(Queued { write, reply }))).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
+    }
+
+    /// Closes the file after the writes that are queued; later ones fail.
+    pub async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.queue.send(Message::Close(reply)).is_ok() {
+            let _ = closed.await;
+        }
     }
 }
 
@@ -374,15 +392,29 @@ struct Writer {
 type Staged = (Arc<Event>, oneshot::Sender<Result<Arc<Object>, Refused>>);
 
 impl Writer {
-    fn run(self, mut queue: mpsc::UnboundedReceiver<Queued>) {
-        while let Some(first) = queue.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < BATCH
-                && let Ok(next) = queue.try_recv()
-            {
-                batch.push(next);
+    fn run(self, mut queue: mpsc::UnboundedReceiver<Message>) {
+        let mut closing = None;
+        while closing.is_none()
+            && let Some(first) = queue.blocking_recv()
+        {
+            let mut batch = Vec::new();
+            let mut next = Some(first);
+            while let Some(message) = next {
+                match message {
+                    Message::Write(queued) => batch.push(*queued),
+                    Message::Close(reply) => {
+                        closing = Some(reply);
+                        break;
+                    }
+                }
+                next = if batch.len() < BATCH { queue.try_recv().ok() } else { None };
             }
             self.commit(batch);
+        }
+        drop(queue);
+        drop(self); // closes the file
+        if let Some(reply) = closing {
+            let _ = reply.send(());
         }
     }
 

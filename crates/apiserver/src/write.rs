@@ -51,6 +51,8 @@ pub struct Writing<'a> {
     /// Texts for `Warning` headers.
     pub warnings: Vec<String>,
     unknown: Unknown,
+    /// Whether the object comes out of a patch, which is then what errors of decoding are about.
+    patching: bool,
 }
 
 impl<'a> Writing<'a> {
@@ -65,7 +67,7 @@ impl<'a> Writing<'a> {
                 return Err(crate::request::invalid_option("fieldValidation", &message));
             }
         };
-        Ok(Self { server, call, dry_run: call.query.dry_run()?, warnings: Vec::new(), unknown })
+        Ok(Self { server, call, dry_run: call.query.dry_run()?, warnings: Vec::new(), unknown, patching: false })
     }
 
     fn resource(&self) -> &'a Resource {
@@ -112,6 +114,7 @@ impl<'a> Writing<'a> {
         server.prepare(resource, &mut value, None)?;
         let causes = self.validate(&value, None);
         self.refuse(meta::text(&value, "name"), causes)?;
+        self.warn(&value, None);
         admission::validate(server, &request, &value, None, &mut self.warnings).await?;
         let name = meta::text(&value, "name").to_owned();
         self.store(&name, Expect::Absent, value, false).await.map_err(|refused| self.failure(&name, refused))
@@ -146,18 +149,7 @@ impl<'a> Writing<'a> {
     /// PUT of the object or of a subresource.
     pub async fn update(mut self, body: &Bytes) -> Outcome<Reply> {
         let value = self.read(body)?;
-        let name = self.call.name();
-        if meta::text(&value, "name") != name {
-            let given = meta::text(&value, "name");
-            return Err(Failure::bad_request(match given {
-                "" => "name must be provided".to_owned(),
-                _ => format!("the name of the object ({given}) does not match the name on the URL ({name})"),
-            }));
-        }
-        let namespace = meta::text(&value, "namespace");
-        if !namespace.is_empty() && namespace != self.call.target.namespace {
-            return Err(Failure::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
-        }
+        self.check_name(&value)?;
         let _serial = self.server.serial(self.resource()).await;
         let found = self.server.store().get(&self.resource().store, &self.call.key());
         if found.is_none() && strategy::allows_create_on_update(self.resource()) && self.call.target.sub.is_none() {
@@ -171,6 +163,7 @@ impl<'a> Writing<'a> {
     /// PATCH of the object or of a subresource.
     pub async fn patch(mut self, body: &Bytes) -> Outcome<Reply> {
         let patch = Patch::parse(&self.call.content_type, body, self.resource())?;
+        self.patching = true;
         let _serial = self.server.serial(self.resource()).await;
         let resource = self.call.resource().clone();
         let object = self.change(|current| patch.apply(&resource, current)).await?;
@@ -201,6 +194,7 @@ impl<'a> Writing<'a> {
         let name = call.name();
         let sub = call.target.sub.as_deref();
         self.check_type(&new)?;
+        self.check_name(&new)?;
         self.check_version(current, &new)?;
         self.prune(&mut new)?;
         match sub {
@@ -218,6 +212,7 @@ impl<'a> Writing<'a> {
         server.prepare(resource, &mut new, Some(&old))?;
         let causes = self.validate(&new, Some(&old));
         self.refuse(name, causes)?;
+        self.warn(&new, Some(&old));
         admission::validate(server, &request, &new, Some(&old), &mut self.warnings).await?;
         new["metadata"]["resourceVersion"] = current.version.to_string().into();
         if new == old {
@@ -228,6 +223,21 @@ impl<'a> Writing<'a> {
             && new["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
             && !(resource.is("/namespaces") && new["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()));
         Ok(self.store(name, Expect::Version(current.version), new, done).await)
+    }
+
+    /// Name and namespace of the new state are those of the URL.
+    fn check_name(&self, new: &Value) -> Outcome<()> {
+        let (name, namespace) = (self.call.name(), &self.call.target.namespace);
+        match (meta::text(new, "name"), meta::text(new, "namespace")) {
+            ("", _) => Err(Failure::bad_request("name must be provided")),
+            (given, _) if given != name => {
+                Err(Failure::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
+            }
+            (_, given) if !given.is_empty() && given != namespace => {
+                Err(Failure::bad_request(format!("the namespace of the object ({given}) does not match the namespace on the request ({namespace})")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// resourceVersion and UID of the new state are preconditions.
@@ -294,25 +304,31 @@ impl<'a> Writing<'a> {
     }
 
     fn prune(&mut self, value: &mut Value) -> Outcome<()> {
-        let resource = self.resource();
-        if let Some(Err(why)) = resource.schema.as_ref().map(|s| s.check_types(value)) {
-            let kind = &resource.kind;
-            return Err(Failure::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", resource.version)));
-        }
-        let unknown = resource.schema.as_ref().map(|s| s.prune(value)).unwrap_or_default();
+        let Some(schema) = &self.resource().schema else { return Ok(()) };
+        schema.check_types(value).map_err(|why| self.undecodable(value, &why))?;
+        let before = (self.patching && self.unknown == Unknown::Strict).then(|| value.clone());
+        let unknown = schema.prune(value);
         let texts: Vec<_> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
         match self.unknown {
             _ if texts.is_empty() => {}
             Unknown::Ignore => {}
             Unknown::Warn => self.warnings.extend(texts),
             Unknown::Strict => {
-                return Err(Failure::bad_request(format!(
-                    "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-                    resource.kind, resource.version, resource.kind, texts.join(", ")
-                )));
+                let why = format!("strict decoding error: {}", texts.join(", "));
+                return Err(self.undecodable(before.as_ref().unwrap_or(value), &why));
             }
         }
         Ok(())
+    }
+
+    /// The object cannot be read as one of its kind: the body is at fault, or the patch that led to it.
+    fn undecodable(&self, value: &Value, why: &str) -> Failure {
+        let resource = self.resource();
+        if self.patching {
+            return Failure::undecodable_patch(&Cause::invalid_text("patch", &value.to_string(), why));
+        }
+        let kind = &resource.kind;
+        Failure::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", resource.version))
     }
 
     fn default(&self, value: &mut Value) {
@@ -343,6 +359,13 @@ impl<'a> Writing<'a> {
             causes.extend(service::validate(new, old));
         }
         causes
+    }
+
+    /// What is accepted but better avoided.
+    fn warn(&mut self, new: &Value, old: Option<&Value>) {
+        if let Some(schema) = &self.resource().schema {
+            self.warnings.extend(schema.warnings(new, old));
+        }
     }
 
     fn refuse(&self, name: &str, causes: Vec<Cause>) -> Outcome<()> {

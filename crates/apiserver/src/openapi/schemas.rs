@@ -45,7 +45,7 @@ fn add(out: &mut Map<String, Value>, name: &str) {
     }
     let Some(schema) = SCHEMAS.get(name) else { return };
     let mut schema = schema.clone();
-    for (field, property) in schema["properties"].as_object_mut().into_iter().flatten() {
+    for (field, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
         if let Some(strategy) = merge_keys::strategy(name, field) {
             property["x-kubernetes-patch-strategy"] = strategy.text().into();
             if !strategy.key.is_empty() {
@@ -63,10 +63,14 @@ fn add(out: &mut Map<String, Value>, name: &str) {
 fn publish(schema: &mut Value, references: &mut Vec<String>) {
     match schema {
         Value::Object(map) => {
-            if let Some(target) = map.remove("$ref") {
+            // JSONSchemaProps has fields of these names, which are no keywords there.
+            if map.get("$ref").is_some_and(Value::is_string)
+                && let Some(target) = map.remove("$ref")
+            {
                 references.extend(target.as_str().and_then(|t| t.strip_prefix(REF_PREFIX)).map(str::to_owned));
                 map.insert("allOf".into(), json!([{"$ref": target}]));
-            } else if map.remove("x-kubernetes-int-or-string").is_some() {
+            } else if map.get("x-kubernetes-int-or-string").is_some_and(Value::is_boolean) {
+                map.remove("x-kubernetes-int-or-string");
                 map.insert("format".into(), "int-or-string".into());
                 map.insert("oneOf".into(), json!([{"type": "integer"}, {"type": "string"}]));
             } else {

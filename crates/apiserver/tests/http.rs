@@ -1,0 +1,161 @@
+//! Requests as they are on the wire: negotiation, refusals, persistence.
+use apiserver::{Options, Server};
+use axum::body::Body;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+struct Answer {
+    code: StatusCode,
+    headers: http::HeaderMap,
+    body: Value,
+}
+
+async fn ask(server: &Server, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = server.router().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let (code, headers) = (response.status(), response.headers().clone());
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
+    Answer { code, headers, body }
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str) -> String {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}).to_string()
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_refused_with_the_right_status() {
+    let server = Server::open(Options::default()).await.unwrap();
+    ask(&server, Method::POST, MAPS, &[JSON], map("x")).await;
+    let big = vec![b' '; (3 << 20) + 1];
+    let one = format!("{MAPS}/x");
+    for (method, path, header, body, code, reason) in [
+        (Method::GET, "/apis/nope.io/v1/things", JSON, Body::empty(), 404, ""),
+        (Method::GET, "/api/v1/namespaces/default/pods/x/log", JSON, Body::empty(), 404, "NotFound"),
+        (Method::GET, "/openapi/v2", JSON, Body::empty(), 404, ""),
+        (Method::POST, one.as_str(), JSON, map("x").into(), 405, "MethodNotAllowed"),
+        (Method::GET, one.as_str(), ("accept", "application/vnd.kubernetes.protobuf"), Body::empty(), 406, "NotAcceptable"),
+        (Method::POST, MAPS, ("content-type", "text/csv"), map("y").into(), 415, "UnsupportedMediaType"),
+        (Method::PATCH, one.as_str(), ("content-type", "application/apply-patch+yaml"), Body::from("{}"), 415, "UnsupportedMediaType"),
+        (Method::POST, MAPS, JSON, big.into(), 413, "RequestEntityTooLarge"),
+        (Method::POST, MAPS, JSON, Body::from("{"), 400, "BadRequest"),
+        (Method::POST, MAPS, JSON, Body::from("[]"), 400, "BadRequest"),
+        (Method::POST, "/api/v1/configmaps", JSON, map("y").into(), 400, "BadRequest"),
+    ] {
+        let answer = ask(&server, method.clone(), path, &[header], body).await;
+        assert_eq!(answer.code, code, "{method} {path}: {}", answer.body);
+        if !reason.is_empty() {
+            assert_eq!((&answer.body["kind"], &answer.body["reason"]), (&json!("Status"), &json!(reason)), "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn unknown_fields_are_refused_reported_or_ignored_as_asked() {
+    let server = Server::open(Options::default()).await.unwrap();
+    let body = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "dada": {}}).to_string();
+    let strict = ask(&server, Method::POST, &format!("{MAPS}?fieldValidation=Strict"), &[JSON], body("a")).await;
+    assert_eq!(strict.code, 400);
+    assert_eq!(strict.body["message"], "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dada\"");
+    let warned = ask(&server, Method::POST, MAPS, &[JSON], body("b")).await;
+    assert_eq!(warned.code, 201);
+    assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"dada\\\"\"");
+    assert!(warned.body["dada"].is_null());
+    let ignored = ask(&server, Method::POST, &format!("{MAPS}?fieldValidation=Ignore"), &[JSON], body("c")).await;
+    assert_eq!((ignored.code, ignored.headers.get("warning")), (StatusCode::CREATED, None));
+}
+
+#[tokio::test]
+async fn tables_and_metadata_are_served_to_who_asks() {
+    let server = Server::open(Options::default()).await.unwrap();
+    ask(&server, Method::POST, MAPS, &[("content-type", "application/yaml")], "{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, data: {a: b}}").await;
+    let table = ask(&server, Method::GET, MAPS, &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")], "").await;
+    assert_eq!(table.body["kind"], "Table");
+    assert_eq!(table.body["rows"][0]["cells"][0], "x");
+    assert_eq!(table.body["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let partial = ask(&server, Method::GET, MAPS, &[("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")], "").await;
+    assert_eq!((&partial.body["kind"], &partial.body["items"][0]["metadata"]["name"]), (&json!("PartialObjectMetadataList"), &json!("x")));
+    assert!(partial.body["items"][0]["data"].is_null());
+    let groups = ask(&server, Method::GET, "/apis", &[("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json")], "").await;
+    assert_eq!(groups.body["kind"], "APIGroupDiscoveryList");
+}
+
+#[tokio::test]
+async fn events_are_one_store_with_two_faces() {
+    let server = Server::open(Options::default()).await.unwrap();
+    let event = json!({
+        "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "regarding": {"kind": "Pod", "name": "p", "namespace": "default"}, "note": "hello", "reason": "R", "type": "Normal", "action": "A",
+        "reportingController": "c.io/x", "reportingInstance": "i",
+    });
+    let made = ask(&server, Method::POST, "/apis/events.k8s.io/v1/namespaces/default/events", &[JSON], event.to_string()).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let core = ask(&server, Method::GET, "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp", &[], "").await;
+    let seen = &core.body["items"][0];
+    assert_eq!((&seen["apiVersion"], &seen["message"], &seen["reportingComponent"]), (&json!("v1"), &json!("hello"), &json!("c.io/x")));
+    let back = ask(&server, Method::GET, "/apis/events.k8s.io/v1/namespaces/default/events/e", &[], "").await;
+    assert_eq!((&back.body["apiVersion"], &back.body["note"]), (&json!("events.k8s.io/v1"), &json!("hello")));
+}
+
+#[tokio::test]
+async fn scale_shows_and_sets_replicas() {
+    let server = Server::open(Options::default()).await.unwrap();
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    });
+    let made = ask(&server, Method::POST, path, &[JSON], deployment.to_string()).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let scale = ask(&server, Method::GET, &format!("{path}/d/scale"), &[], "").await;
+    assert_eq!((&scale.body["spec"]["replicas"], &scale.body["status"]["selector"]), (&json!(2), &json!("a=b")));
+    let merge = [("content-type", "application/merge-patch+json")];
+    let scaled = ask(&server, Method::PATCH, &format!("{path}/d/scale"), &merge, r#"{"spec":{"replicas":5}}"#).await;
+    assert_eq!((scaled.code, &scaled.body["spec"]["replicas"]), (StatusCode::OK, &json!(5)));
+    let deployment = ask(&server, Method::GET, &format!("{path}/d"), &[], "").await;
+    assert_eq!((&deployment.body["spec"]["replicas"], &deployment.body["metadata"]["generation"]), (&json!(5), &json!(2)));
+}
+
+fn definition(storage: &str) -> Value {
+    let version = |name: &str| json!({"name": name, "served": true, "storage": name == storage, "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Cluster", "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+            "versions": [version("v1"), version("v2")]},
+    })
+}
+
+#[tokio::test]
+async fn objects_survive_a_restart_and_a_change_of_the_storage_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { data_dir: Some(dir.path().into()), ..Options::default() };
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let server = Server::open(options.clone()).await.unwrap();
+    let made = ask(&server, Method::POST, definitions, &[JSON], definition("v1").to_string()).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let widget = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": {"a": 1}});
+    let made = ask(&server, Method::POST, "/apis/example.com/v1/widgets", &[JSON], widget.to_string()).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let merge = [("content-type", "application/merge-patch+json")];
+    let spec = json!({"spec": definition("v2")["spec"]}).to_string();
+    let changed = ask(&server, Method::PATCH, &format!("{definitions}/widgets.example.com"), &merge, spec).await;
+    assert_eq!((changed.code, &changed.body["status"]["storedVersions"]), (StatusCode::OK, &json!(["v1", "v2"])), "{}", changed.body);
+    server.close().await;
+
+    let server = Server::open(options).await.unwrap();
+    for version in ["v1", "v2"] {
+        let list = ask(&server, Method::GET, &format!("/apis/example.com/{version}/widgets"), &[], "").await;
+        assert_eq!(list.body["items"][0]["apiVersion"], format!("example.com/{version}"));
+        assert_eq!(list.body["items"][0]["metadata"]["uid"], made.body["metadata"]["uid"]);
+    }
+    let old = ask(&server, Method::GET, &format!("{MAPS}?watch=1&resourceVersion=1"), &[], "").await;
+    assert_eq!((&old.body["type"], &old.body["object"]["code"]), (&json!("ERROR"), &json!(410)), "events before the restart are forgotten");
+}
