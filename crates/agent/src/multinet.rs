@@ -1,7 +1,7 @@
 //! `/v1/multinet/...`: which networks a pod asks for, and what it got.
 
 use crate::agent::{Agent, PodError};
-use ipam::annotation::{NETWORK_STATUS, Network as Selected};
+use ipam::annotation::{NETWORK_STATUS, Network as Selected, parse_networks};
 use ipam::nad::{self, NadDefaults, NadError};
 use std::sync::Arc;
 use store::networks::{self, Attachment};
@@ -72,7 +72,9 @@ pub async fn networks(agent: &Agent, args: NetworksArgs) -> Result<Networks, Net
     let pod = agent.pod(&args.pod_namespace, &args.pod_name, &args.pod_uid).await?;
     let wrong = |source| NetworksError::Annotation { namespace: pod.namespace.clone(), name: pod.name.clone(), source };
     let mut defaults: NadDefaults = agent.settings.select.nad.clone();
-    if !args.cluster_network.is_empty() {
+    if args.local_default {
+        defaults.cluster_network = None;
+    } else if !args.cluster_network.is_empty() {
         defaults.cluster_network = Some(args.cluster_network);
     }
     if !args.multus_namespace.is_empty() {
@@ -86,6 +88,13 @@ pub async fn networks(agent: &Agent, args: NetworksArgs) -> Result<Networks, Net
     let mut further = Vec::new();
     for (nic, selected) in nad::networks(&pod.annotations, &pod.namespace).map_err(wrong)? {
         further.push(network(agent, &pod, selected, &nic).await?);
+    }
+    for text in &args.default_networks {
+        let unusable = |source| wrong(NadError::Annotation { key: "defaultNetworks", source });
+        for selected in parse_networks(text, &defaults.agent_namespace).map_err(unusable)? {
+            let nic = selected.interface.clone().unwrap_or_else(|| format!("net{}", further.len() + 1));
+            further.push(network(agent, &pod, selected, &nic).await?);
+        }
     }
     Ok(Networks { default, networks: further, pod_uid: pod.uid.clone() })
 }

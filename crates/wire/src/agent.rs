@@ -144,7 +144,12 @@ pub struct BatchReleaseArgs {
     #[serde(rename = "containerID")]
     pub container_id: String,
     /// The addresses are given back because somebody else uses one of them.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
+    #[serde(
+        rename = "isReleaseConflictIPs",
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "is_false"
+    )]
     pub is_release_conflict_ips: bool,
     /// `CNI_NETNS`.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
@@ -396,6 +401,12 @@ pub struct NetworksArgs {
     /// Namespace of default networks that name none; empty: the agent's own.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub multus_namespace: String,
+    /// The plugin has a default network of its own: only the pod's annotation beats it.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
+    pub local_default: bool,
+    /// Networks that the pod gets beside those of its annotation, each as `namespace/name[@interface]` or `name`.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub default_networks: Vec<String>,
 }
 
 impl Request for NetworksArgs {
@@ -533,5 +544,43 @@ mod tests {
         check(CoordinatorArgs::default());
         check(NetworksArgs::default());
         check(StatusArgs::default());
+    }
+
+    /// Reads `text` and writes it again: no member may be lost or renamed.
+    fn keeps<T: Serialize + DeserializeOwned>(text: &str) {
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        let read: T = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), value);
+    }
+
+    #[test]
+    fn every_member_has_upstreams_spelling() {
+        keeps::<AddArgs>(
+            r#"{"cleanGateway":true,"containerID":"c","defaultIPv4IPPool":["a"],"defaultIPv6IPPool":["b"],"ifName":"e",
+            "matchMasterSubnet":true,"netNamespace":"n","podName":"p","podNamespace":"s","podUID":"u"}"#,
+        );
+        keeps::<ReleaseArgs>(
+            r#"{"containerID":"c","ifName":"e","netNamespace":"n","podName":"p","podNamespace":"s","podUID":"u"}"#,
+        );
+        keeps::<BatchReleaseArgs>(
+            r#"{"containerID":"c","isReleaseConflictIPs":true,"netNamespace":"n","podName":"p","podNamespace":"s",
+            "podUID":"u"}"#,
+        );
+        keeps::<AddResponse>(
+            r#"{"dns":{"domain":"d","nameservers":["n"],"options":["o"],"search":["s"]},
+            "ips":[{"address":"a","enableGatewayDetection":true,"enableIPConflictDetection":true,"gateway":"g","ipPool":"p",
+            "mac":"m","nic":"e","version":4,"vlan":5}],"routes":[{"dst":"d","gw":"g","ifName":"e"}]}"#,
+        );
+        keeps::<WorkloadEndpoint>(
+            r#"{"interfaces":[{"interface":"e","ipv4":"a","ipv4Gateway":"b","ipv4Pool":"c","ipv6":"d","ipv6Gateway":"e",
+            "ipv6Pool":"f","mac":"m","routes":[{"dst":"d","gw":"g","ifName":"e"}],"vlan":5}],"node":"n","podName":"p",
+            "podNamespace":"s","podUID":"u"}"#,
+        );
+        keeps::<CoordinatorArgs>(r#"{"podName":"p","podNamespace":"s"}"#);
+        keeps::<CoordinatorConfig>(
+            r#"{"hijackCIDR":["h"],"hostRuleTable":500,"mode":"auto","overlayPodCIDR":["o"],"podDefaultRouteNIC":"e",
+            "podMACPrefix":"0a:1b","podRPFilter":2,"policyRoutes":[{"dst":"d","gw":"g"}],"serviceCIDR":["s"],
+            "tunePodRoutes":true,"txQueueLen":1,"vethLinkAddress":"l","vethMTU":1500}"#,
+        );
     }
 }
