@@ -19,6 +19,7 @@ use ipam::rules::{Enabled, Refusal};
 use kube::{Client, Resource};
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::pools::peers::Peers;
 use review::{Answer, Operation, Request, Review};
 
 /// A change of an object that validation judges.
@@ -80,8 +81,8 @@ pub trait Kind: Send + Sync + 'static {
     /// Changes a new or changed object, which is not terminating.
     fn mutate(&self, object: &mut Self::Object);
 
-    /// Judges a change.
-    fn validate(&self, change: Change<Self::Object>) -> impl Future<Output = Result<(), Denied>> + Send;
+    /// Judges a change. Nothing of a dry run is to be remembered.
+    fn validate(&self, change: Change<Self::Object>, dry_run: bool) -> impl Future<Output = Result<(), Denied>> + Send;
 }
 
 /// What the handlers need.
@@ -89,6 +90,8 @@ pub trait Kind: Send + Sync + 'static {
 pub struct Context {
     /// The API.
     pub client: Client,
+    /// The pools that exist.
+    pub peers: Arc<Peers>,
     /// The enabled families.
     pub enabled: Enabled,
     /// Whether pools in use cannot be deleted (`enableValidatingResourcesDeletedWebhook`).
@@ -187,7 +190,7 @@ async fn validate<K: Kind>(State(kind): State<Arc<K>>, Json(review): Json<Review
             Ok(change) => change,
             Err(malformed) => return malformed,
         };
-        match kind.validate(change).await {
+        match kind.validate(change, request.dry_run).await {
             Ok(()) => Answer::allowed(),
             Err(Denied::Refused(refusal)) => {
                 tracing::info!(operation = ?request.operation, object = %request.title(), ?refusal, "change refused");

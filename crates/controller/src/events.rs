@@ -22,6 +22,8 @@ use serde_json::json;
 
 /// Events of the same text are not written more often.
 const QUIET: Duration = Duration::from_secs(60);
+/// The longest message that an API server takes.
+const LONGEST: usize = 1024;
 /// Texts that are remembered.
 const REMEMBERED: usize = 1024;
 
@@ -62,6 +64,7 @@ impl Events {
     }
 
     async fn write<K: Resource<DynamicType = ()>>(&self, object: &K, kind: &str, reason: &'static str, message: String) {
+        let message = shortened(message);
         let about = object.object_ref(&());
         let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let key = Key { object: object.uid().unwrap_or_default(), reason, message };
@@ -125,6 +128,18 @@ enum Repeated {
     Never,
     Recently,
     Before { name: String, count: i32 },
+}
+
+fn shortened(mut message: String) -> String {
+    if message.len() > LONGEST {
+        let mut end = LONGEST - 3;
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
 }
 
 /// Events about cluster-scoped objects live in `default`.

@@ -4,5 +4,7 @@
 //! at most one write a second per pool, slower where many nodes watch the pool; nothing waits for it.
 
 pub mod keeper;
+pub mod metrics;
 mod pace;
+pub mod peers;
 pub mod view;

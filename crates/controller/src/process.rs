@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::{
     admission, certificates::{self, Certificate}, coordinator, events::Events, gone, multus, pools, serve,
     settings::{Flags, Settings},
-    webhooks::{self, Target},
+    webhooks::Target,
 };
 
 /// Time for what is under way when the process is to end.
@@ -82,7 +82,7 @@ impl Sockets {
 /// Starts everything; the tasks belong to `tasks`.
 pub fn start(tasks: &mut Tasks, settings: Settings, client: Client, sockets: Sockets) -> anyhow::Result<Readiness> {
     let readiness = Readiness::default();
-    let shared = Shared::new();
+    let shared = Shared::default();
     every_replica(tasks, &settings, &client, sockets, &readiness, &shared)?;
     // The place of the election: what follows may run on one replica only. As long as there is one, it leads.
     leader(tasks, settings, &client, &readiness, &shared);
@@ -90,22 +90,19 @@ pub fn start(tasks: &mut Tasks, settings: Settings, client: Client, sockets: Soc
 }
 
 /// What tasks tell each other.
+#[derive(Default)]
 struct Shared {
     nodes: Arc<AtomicUsize>,
-    pools: Arc<AtomicUsize>,
+    peers: Arc<pools::peers::Peers>,
+    pools: pools::metrics::Metrics,
     collected: gone::Metrics,
-}
-
-impl Shared {
-    fn new() -> Self {
-        Self { nodes: Arc::default(), pools: Arc::default(), collected: gone::Metrics::default() }
-    }
 }
 
 /// Probes, metrics, webhooks.
 fn every_replica(tasks: &mut Tasks, settings: &Settings, client: &Client, sockets: Sockets, readiness: &Readiness, shared: &Shared) -> anyhow::Result<()> {
     let context = admission::Context {
         client: client.clone(),
+        peers: Arc::clone(&shared.peers),
         enabled: Enabled { ipv4: settings.config.enable_ipv4, ipv6: settings.config.enable_ipv6 },
         guard_deletion: settings.config.enable_validating_resources_deleted_webhook,
         coordinator: settings.coordinator.is_some(),
@@ -117,7 +114,7 @@ fn every_replica(tasks: &mut Tasks, settings: &Settings, client: &Client, socket
         name: settings.deployment.clone(),
         url: settings.flags.webhook_url.clone(),
         ca: certificate.ca.clone().or_else(|| trusted(settings)),
-        kinds: webhooks::kinds(&context),
+        kinds: admission::kinds(&context),
     };
     let stop = tasks.stop();
     tasks.spawn("webhook server", serve::https(sockets.webhook, certificate.server(), admission::router(&context), stop.clone()));
@@ -125,7 +122,7 @@ fn every_replica(tasks: &mut Tasks, settings: &Settings, client: &Client, socket
     tasks.spawn("webhook configurations", target.keep(stop.clone(), readiness.hold("webhook configurations")));
     tasks.spawn("probes", serve::http(sockets.health, probes(readiness.clone()), stop.clone()));
     if let Some(socket) = sockets.metrics {
-        let registry = Arc::new(registry(shared));
+        let registry = Arc::new(registry(shared, settings.debug_metrics));
         tasks.spawn("metrics", serve::http(socket, metrics::router(registry), stop));
     }
     Ok(())
@@ -140,7 +137,8 @@ fn leader(tasks: &mut Tasks, settings: Settings, client: &Client, readiness: &Re
         events: Arc::clone(&events),
         max_allocated_ips: settings.max_allocated_ips,
         nodes: Arc::clone(&shared.nodes),
-        count: Arc::clone(&shared.pools),
+        peers: Arc::clone(&shared.peers),
+        metrics: shared.pools.clone(),
     };
     tasks.spawn("pool views", pools::keeper::run(pools, stop.clone(), readiness.hold("pool views")));
     if settings.garbage_collection {
@@ -189,29 +187,10 @@ fn probes(readiness: Readiness) -> Router {
         .route("/v1/ipam/status", absent())
 }
 
-fn registry(shared: &Shared) -> Registry {
+fn registry(shared: &Shared, debug: bool) -> Registry {
     let mut registry = metrics::registry(crate::NAME, env!("CARGO_PKG_VERSION"));
     registry.register("spiderpool_ip_gc_counts", "Addresses that were collected", shared.collected.released.clone());
     registry.register("spiderpool_ip_gc_failure_counts", "Addresses that could not be collected", shared.collected.failed.clone());
-    registry.register_collector(Box::new(PoolCount(Arc::clone(&shared.pools))));
+    shared.pools.register(&mut registry, debug);
     registry
-}
-
-#[derive(Debug)]
-struct PoolCount(Arc<AtomicUsize>);
-
-impl prometheus_client::collector::Collector for PoolCount {
-    fn encode(&self, mut encoder: prometheus_client::encoding::DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        use prometheus_client::{encoding::EncodeMetric as _, metrics::gauge::ConstGauge};
-        let pools = i64::try_from(self.0.load(std::sync::atomic::Ordering::Relaxed)).unwrap_or(i64::MAX);
-        for (name, help, value) in [
-            ("spiderpool_total_ippool_counts", "Number of SpiderIPPools", pools),
-            ("spiderpool_total_subnet_counts", "Number of SpiderSubnets", 0),
-        ] {
-            let gauge = ConstGauge::new(value);
-            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
-            gauge.encode(metric)?;
-        }
-        Ok(())
-    }
 }

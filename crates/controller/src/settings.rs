@@ -113,7 +113,14 @@ pub enum Error {
 
 impl Settings {
     /// Reads the environment and joins it with flags and file.
-    pub fn new(flags: Flags, config: Config, env: &Env) -> Result<Self, Error> {
+    pub fn new(mut flags: Flags, config: Config, env: &Env) -> Result<Self, Error> {
+        flags.webhook_url = flags.webhook_url.filter(|url| !url.trim().is_empty());
+        if let Some(url) = &flags.webhook_url
+            && !url.starts_with("https://")
+        {
+            let (name, value) = ("SPIDERPOOL_WEBHOOK_URL", url.clone());
+            return Err(Error::Meaning { name, value, expected: "a URL that begins with https://" });
+        }
         let seconds = |name, default| env.number(name, default).map(Duration::from_secs);
         let metrics_port = env.port("SPIDERPOOL_METRIC_HTTP_PORT", 5721)?;
         let multus_resync = Duration::from_secs(env.optional_number("SPIDERPOOL_MULTUS_CONFIG_INFORMER_RESYNC_PERIOD")?.unwrap_or(60));

@@ -19,7 +19,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::admission::{self, Webhook};
+use crate::admission::Webhook;
 
 /// How often the configurations are looked at.
 const LOOK: Duration = Duration::from_secs(60);
@@ -202,9 +202,4 @@ impl Configuration for ValidatingWebhookConfiguration {
     fn clients(&mut self) -> impl Iterator<Item = &mut WebhookClientConfig> {
         self.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config)
     }
-}
-
-/// The webhooks that a context admits, for a [`Target`].
-pub fn kinds(context: &admission::Context) -> Vec<Webhook> {
-    admission::kinds(context)
 }

@@ -124,6 +124,34 @@ async fn a_pools_exclusions_may_hold_its_gateway_and_its_neighbours_addresses() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_overlapping_pools_created_at_once_one_is_admitted() {
+    let world = World::start().await;
+    for round in 0..10 {
+        let spec = |host: u8| json!({"spec": {"subnet": format!("10.{round}.0.0/24"), "ips": [format!("10.{round}.0.{host}-10.{round}.0.50")]}});
+        let (a, b) = (format!("a{round}"), format!("b{round}"));
+        let (one, other) = tokio::join!(
+            create::<SpiderIPPool>(&world.client, &a, spec(10)),
+            create::<SpiderIPPool>(&world.client, &b, spec(20)),
+        );
+        assert_eq!(u8::from(one.is_ok()) + u8::from(other.is_ok()), 1, "round {round}: {one:?} {other:?}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_is_forgotten_and_a_deleted_pool_is_not_in_the_way() {
+    let world = World::start().await;
+    let api = Api::<SpiderIPPool>::all(world.client.clone());
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    api.create(&dry, &object("dry", pool(json!({})))).await.unwrap();
+    create::<SpiderIPPool>(&world.client, "p", pool(json!({}))).await.unwrap();
+    api.delete("p", &DeleteParams::default()).await.unwrap();
+    world::eventually("the pool gone", || async { api.get_opt("p").await.unwrap().is_none().then_some(()) }).await;
+    create::<SpiderIPPool>(&world.client, "q", pool(json!({}))).await.unwrap();
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_family_that_is_off_is_refused() {
     let world = World::with("enableIPv4: true\nenableIPv6: false\n", &[]).await;
     let spec = json!({"spec": {"subnet": "fd00:9::/64", "ips": ["fd00:9::a"]}});

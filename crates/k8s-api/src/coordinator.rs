@@ -64,9 +64,13 @@ pub struct CoordinatorSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CoordinatorMode {
+    /// Underlay or overlay, by the pod's NICs.
     Auto,
+    /// The pod's first NIC is an underlay NIC.
     Underlay,
+    /// The pod's first NIC is another CNI's, underlay NICs come after it.
     Overlay,
+    /// Nothing is done.
     Disabled,
 }
 
@@ -86,10 +90,15 @@ impl CoordinatorMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PodCidrType {
+    /// By the cluster's CNI configuration.
     Auto,
+    /// Kubernetes' own pod CIDRs.
     Cluster,
+    /// Those of Calico's IPPools.
     Calico,
+    /// Those of Cilium.
     Cilium,
+    /// There are none.
     None,
 }
 

@@ -44,7 +44,9 @@ pub struct SpiderIPSpec {
     pub address: String,
     /// The pool the address was taken from.
     pub pool: String,
+    /// What it is used for.
     pub state: IpState,
+    /// Who holds it.
     pub holder: Holder,
     /// The MAC address that answered, in state [`IpState::Conflict`].
     pub mac: Option<String>,

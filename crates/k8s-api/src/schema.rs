@@ -15,7 +15,6 @@ pub(crate) fn of<T: JsonSchema>() -> Value {
             settings.inline_subschemas = true;
             settings.meta_schema = None;
         })
-        .with_transform(|_: &mut schemars::Schema| {})
         .into_generator();
     let mut schema = generator.into_root_schema_for::<T>().to_value();
     restructure(&mut schema);

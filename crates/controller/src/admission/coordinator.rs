@@ -16,7 +16,7 @@ impl Kind for Coordinators {
         rules::fill(coordinator);
     }
 
-    async fn validate(&self, change: Change<SpiderCoordinator>) -> Result<(), Denied> {
+    async fn validate(&self, change: Change<SpiderCoordinator>, _: bool) -> Result<(), Denied> {
         match change {
             Change::Create(new) | Change::Update { new, .. } if !may_go(&new) => {
                 Ok(rules::check(&new.spec, rules::Owner::Cluster)?)

@@ -16,7 +16,7 @@ impl Kind for MultusConfigs {
         defaults::fill(config);
     }
 
-    async fn validate(&self, change: Change<SpiderMultusConfig>) -> Result<(), Denied> {
+    async fn validate(&self, change: Change<SpiderMultusConfig>, _: bool) -> Result<(), Denied> {
         let (old, new) = match change {
             Change::Create(new) => (None, new),
             Change::Update { old, new } => (Some(old), new),

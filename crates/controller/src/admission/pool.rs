@@ -1,8 +1,5 @@
-//! SpiderIPPool under admission: the rules are `ipam`'s; here they get the other pools and the addresses in use, both
-//! read from the API itself, not from a cache.
-//!
-//! Two pools created in the same instant may both be admitted although they overlap; no address is ever given twice
-//! all the same, because a SpiderIP's name is its address.
+//! SpiderIPPool under admission: the rules are `ipam`'s; here they get the other pools ([`crate::pools::peers`]) and
+//! the addresses in use, read from the API itself.
 
 use ipam::rules::{self, Peer, PoolContext, PoolSpec, Refusal, Used};
 use k8s_api::{Holder, SpiderIP, SpiderIPPool, labels};
@@ -38,36 +35,41 @@ impl Kind for Pools {
         }
     }
 
-    async fn validate(&self, change: Change<SpiderIPPool>) -> Result<(), Denied> {
+    async fn validate(&self, change: Change<SpiderIPPool>, dry_run: bool) -> Result<(), Denied> {
         match change {
-            Change::Create(pool) => self.create(&pool).await,
-            Change::Update { old, new } => self.update(&old, &new).await,
+            Change::Create(pool) => self.create(&pool, dry_run).await,
+            Change::Update { old, new } => self.update(&old, &new, dry_run).await,
             Change::Delete(pool) => self.delete(&pool).await,
         }
     }
 }
 
 impl Pools {
-    async fn create(&self, pool: &SpiderIPPool) -> Result<(), Denied> {
-        let peers = self.peers().await?;
-        let context = PoolContext { enabled: self.0.enabled, peers: &peers, owner: None };
-        Ok(rules::validate_pool_create(&pool.name_any(), &PoolSpec::from(&pool.spec), pool.labels(), &context)?)
+    async fn create(&self, pool: &SpiderIPPool, dry_run: bool) -> Result<(), Denied> {
+        let (name, spec) = (pool.name_any(), PoolSpec::from(&pool.spec));
+        let rule = |peers: &[Peer]| rules::validate_pool_create(&name, &spec, pool.labels(), &self.context(peers));
+        self.judge(&name, (!dry_run).then_some(&spec), rule).await
     }
 
-    async fn update(&self, old: &SpiderIPPool, new: &SpiderIPPool) -> Result<(), Denied> {
+    async fn update(&self, old: &SpiderIPPool, new: &SpiderIPPool, dry_run: bool) -> Result<(), Denied> {
         let name = new.name_any();
         let terminating = new.metadata.deletion_timestamp.is_some();
-        let specs = (PoolSpec::from(&old.spec), PoolSpec::from(&new.spec));
-        // Labels, finalizers and affinities change often and need no look at other objects.
-        let addresses_change = specs.0.ips != specs.1.ips || specs.0.exclude_ips != specs.1.exclude_ips;
-        let (mut peers, used) = match addresses_change && !terminating {
-            true => (self.peers().await?, used(&self.holders(&name).await?)),
-            false => (Vec::new(), Vec::new()),
+        let (before, after) = (PoolSpec::from(&old.spec), PoolSpec::from(&new.spec));
+        // Labels, finalizers and affinities change often and need no look at addresses in use.
+        let addresses_change = before.ips != after.ips || before.exclude_ips != after.exclude_ips;
+        let used = match addresses_change && !terminating {
+            true => used(&self.holders(&name).await?),
+            false => Vec::new(),
         };
-        peers.retain(|peer| peer.name != name);
-        let context = PoolContext { enabled: self.0.enabled, peers: &peers, owner: None };
         let state = (terminating, new.finalizers());
-        Ok(rules::validate_pool_update(&name, (&specs.0, &specs.1), new.labels(), state, &used, &context)?)
+        let rule = |peers: &[Peer]| {
+            let others: Vec<Peer> = match addresses_change {
+                true => peers.iter().filter(|peer| peer.name != name).cloned().collect(),
+                false => Vec::new(),
+            };
+            rules::validate_pool_update(&name, (&before, &after), new.labels(), state, &used, &self.context(&others))
+        };
+        self.judge(&name, (addresses_change && !dry_run).then_some(&after), rule).await
     }
 
     async fn delete(&self, pool: &SpiderIPPool) -> Result<(), Denied> {
@@ -87,10 +89,18 @@ impl Pools {
         Err(Refusal::Forbidden(text).into())
     }
 
-    async fn peers(&self) -> Result<Vec<Peer>, Denied> {
-        let pools = Api::<SpiderIPPool>::all(self.0.client.clone()).list(&ListParams::default()).await;
-        let pools = pools.map_err(unreadable("the SpiderIPPools"))?;
-        Ok(pools.items.iter().filter_map(|pool| Peer::of(&pool.name_any(), &PoolSpec::from(&pool.spec))).collect())
+    fn context<'a>(&self, peers: &'a [Peer]) -> PoolContext<'a> {
+        PoolContext { enabled: self.0.enabled, peers, owner: None }
+    }
+
+    async fn judge(
+        &self,
+        name: &str,
+        remember: Option<&PoolSpec>,
+        rule: impl Fn(&[Peer]) -> Result<(), Refusal>,
+    ) -> Result<(), Denied> {
+        let judged = self.0.peers.judge(&self.0.client, name, remember, rule).await;
+        Ok(judged.map_err(unreadable("the SpiderIPPools"))??)
     }
 
     async fn holders(&self, pool: &str) -> Result<Vec<SpiderIP>, Denied> {

@@ -23,7 +23,7 @@ impl Kind for ReservedIPs {
         }
     }
 
-    async fn validate(&self, change: Change<SpiderReservedIP>) -> Result<(), Denied> {
+    async fn validate(&self, change: Change<SpiderReservedIP>, _: bool) -> Result<(), Denied> {
         let enabled = self.0.enabled;
         Ok(match change {
             Change::Create(reserved) => rules::validate_reserved_create(&ReservedSpec::from(&reserved.spec), enabled)?,

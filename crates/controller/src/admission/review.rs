@@ -35,6 +35,9 @@ pub struct Request {
     namespace: String,
     /// What is done to the object.
     pub operation: Operation,
+    /// Whether nothing is stored.
+    #[serde(default)]
+    pub dry_run: bool,
     /// The object as it shall be.
     #[serde(default)]
     pub object: Option<Value>,

@@ -13,7 +13,7 @@ impl Kind for Subnets {
 
     fn mutate(&self, _: &mut SpiderSubnet) {}
 
-    async fn validate(&self, change: Change<SpiderSubnet>) -> Result<(), Denied> {
+    async fn validate(&self, change: Change<SpiderSubnet>, _: bool) -> Result<(), Denied> {
         match change {
             Change::Create(_) => Err(refusal()),
             Change::Update { new, .. } if new.metadata.deletion_timestamp.is_none() => Err(refusal()),

@@ -28,7 +28,7 @@ use kube::{
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::{pace::Pace, view::Ledger};
+use super::{metrics::Metrics, pace::Pace, peers::Peers, view::Ledger};
 use crate::events::Events;
 
 /// Pools that are written at the same time.
@@ -44,8 +44,10 @@ pub struct Context {
     pub max_allocated_ips: usize,
     /// Number of nodes: each has an agent that watches shared pools.
     pub nodes: Arc<AtomicUsize>,
-    /// Number of pools, for metrics.
-    pub count: Arc<AtomicUsize>,
+    /// The pools, for admission.
+    pub peers: Arc<Peers>,
+    /// Counters.
+    pub metrics: Metrics,
 }
 
 /// A write or read that failed.
@@ -145,6 +147,7 @@ impl Keeper {
     fn pool(&mut self, event: Event<SpiderIPPool>) {
         match event {
             Event::Apply(pool) => {
+                self.context.peers.seen(&pool);
                 let name: Arc<str> = pool.name_any().into();
                 self.pools.insert(Arc::clone(&name), Arc::new(pool));
                 self.changed([name]);
@@ -153,18 +156,25 @@ impl Keeper {
                 let name = pool.name_any();
                 self.pools.remove(name.as_str());
                 self.pace.forget(&name);
+                self.context.peers.gone(&name);
+                self.context.metrics.gone(&name);
             }
             Event::Init => self.listed.clear(),
             Event::InitApply(pool) => {
                 self.listed.insert(pool.name_any().into(), Arc::new(pool));
             }
             Event::InitDone => {
-                self.pools = std::mem::take(&mut self.listed);
+                let before = std::mem::replace(&mut self.pools, std::mem::take(&mut self.listed));
+                for name in before.keys().filter(|name| !self.pools.contains_key(*name)) {
+                    self.pace.forget(name);
+                    self.context.metrics.gone(name);
+                }
+                self.context.peers.replace(self.pools.values().map(Arc::as_ref));
                 self.unsynced.1 = false;
                 self.changed(self.pools.keys().cloned().collect::<Vec<_>>());
             }
         }
-        self.context.count.store(self.pools.len(), Ordering::Relaxed);
+        self.context.metrics.count(self.pools.len());
     }
 
     fn changed(&mut self, pools: impl IntoIterator<Item = Arc<str>>) {
@@ -194,6 +204,7 @@ impl Keeper {
             example: self.ledger.example(&name).map(|(address, pod)| format!("{address} of {pod}")),
             pool: Arc::clone(pool),
         };
+        self.context.metrics.status(&name, &work.status);
         let deliveries = work.deliveries();
         if deliveries == 0 && pool.metadata.deletion_timestamp.is_none() {
             self.pace.succeeded(&name);
