@@ -222,7 +222,7 @@ async fn namespace(agent: &Agent, name: &str) -> Result<Arc<Meta>, AddFailure> {
 /// Only auto-created pools ask for the top controller; without any, the nearest one does and nothing is read.
 async fn top(agent: &Agent, pod: &Pod, snapshot: &Snapshot) -> Result<OwnerRef, AddFailure> {
     let itself = OwnerRef::new("v1", "Pod", &pod.name, &pod.uid);
-    if snapshot.pools.values().any(|pool| pool.is_auto_created()) {
+    if snapshot.has_auto_created {
         return Ok(meta::top_controller(&agent.client, &pod.namespace, itself, pod.controller.clone()).await?);
     }
     match ipam::owner::first(itself, pod.controller.clone()) {

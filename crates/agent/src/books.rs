@@ -131,6 +131,11 @@ impl Books {
         self.0.machine().claims.pods()
     }
 
+    /// Forgets what is known of the use of pools that are gone.
+    pub fn retain_pools(&self, exists: impl Fn(&str) -> bool) {
+        self.0.machine().claims.retain_pools(exists);
+    }
+
     /// Waits until a create had an unknown outcome.
     pub async fn doubted(&self) {
         while !self.0.doubt.swap(false, Ordering::AcqRel) {

@@ -48,6 +48,11 @@ impl Records {
         record
     }
 
+    /// Keeps a record unless there is one: an ADD that was answered meanwhile knows better. Returns the one that is kept.
+    pub fn put_if_absent(&self, record: Record) -> Arc<Record> {
+        self.lock().entry(record.uid.clone()).or_insert_with(|| Arc::new(record)).clone()
+    }
+
     /// Forgets a pod.
     pub fn remove(&self, uid: &str) {
         self.lock().remove(uid);

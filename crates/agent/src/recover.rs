@@ -4,7 +4,7 @@
 //! |---|---|
 //! | claims whose ADD was never answered | the repeated ADD finds them; if the pod goes instead, its end frees them |
 //! | claims of pods that are gone | [`at_start`], [`watch_over`] |
-//! | creates that land after they were given up | [`watch_over`]: the node's claims are listed again |
+//! | creates that land after they were given up | [`doubt`] |
 //! | endpoints that were not written | [`at_start`] |
 //! | endpoints of pods that have nothing any more | [`at_start`] |
 
@@ -113,11 +113,7 @@ pub async fn record(agent: &Agent, pod: &Pod) -> Option<Arc<Record>> {
     let routes = pod.annotations.get(ipam::annotation::POD_ROUTES);
     let routes = routes.and_then(|value| ipam::annotation::routes(value).ok()).unwrap_or_default();
     let (nics, _) = records::merge(&told, &allocations, &routes);
-    // An ADD may have been answered meanwhile: what it told counts.
-    if let Some(record) = agent.records.get(&pod.uid) {
-        return Some(record);
-    }
-    Some(agent.records.put(Record {
+    Some(agent.records.put_if_absent(Record {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
@@ -127,22 +123,29 @@ pub async fn record(agent: &Agent, pod: &Pod) -> Option<Arc<Record>> {
     }))
 }
 
-/// Looks after pods that went without a `DEL`, and after creates of unknown outcome, for as long as the process lives.
+/// Looks after pods that went without a `DEL`, for as long as the process lives.
 pub async fn watch_over(agent: Arc<Agent>) {
     let mut missing: HashMap<String, Instant> = HashMap::new();
     let mut look = tokio::time::interval(LOOK);
     loop {
-        tokio::select! {
-            _ = look.tick() => look_at_pods(&agent, &mut missing).await,
-            () = agent.books.doubted() => {
-                tokio::time::sleep(LANDED).await;
-                agent.books.reconcile();
-            }
-        }
+        look.tick().await;
+        look_at_pods(&agent, &mut missing).await;
+    }
+}
+
+/// Lists the claims of the node again when a create may have landed after the books were opened or after it was given up: one of
+/// the previous process, or one of unknown outcome. Not oftener, because such a list is dear on a big cluster.
+pub async fn doubt(agent: Arc<Agent>) {
+    loop {
+        tokio::time::sleep(LANDED).await;
+        agent.books.reconcile();
+        agent.books.doubted().await;
     }
 }
 
 async fn look_at_pods(agent: &Agent, missing: &mut HashMap<String, Instant>) {
+    let known = agent.caches.pools.snapshot();
+    agent.books.retain_pools(|pool| known.pools.contains_key(pool));
     let pods = agent.books.pods();
     missing.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
     for pod in pods {

@@ -3,6 +3,7 @@
 //! kube's reflector keeps whole objects; an agent needs a fraction of each, and its memory counts on every node. A [`Cache`] keeps what a
 //! conversion makes of an object at its arrival, so that parsing happens once and nobody parses again.
 
+use crate::failure::Failure;
 use futures::{Stream, StreamExt};
 use kube::ResourceExt;
 use kube::runtime::watcher;
@@ -129,7 +130,7 @@ impl<T> Cache<T> {
                     drop(self.remove(&key));
                     changed(Change::Gone(Arc::new(view(object))));
                 }
-                Err(error) => tracing::warn!(what, %error, "watch interrupted"),
+                Err(error) => tracing::warn!(what, error = %interruption(error), "watch interrupted"),
             }
         }
     }
@@ -143,6 +144,17 @@ impl<T> Cache<T> {
     fn keep_only(&self, listed: &HashSet<String>) -> Vec<Arc<T>> {
         let gone: Vec<String> = self.read().keys().filter(|key| !listed.contains(*key)).cloned().collect();
         gone.iter().filter_map(|key| self.remove(key)).collect()
+    }
+}
+
+/// kube's watch errors print whole statuses; the reason is enough.
+fn interruption(error: watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(source)
+        | watcher::Error::WatchStartFailed(source)
+        | watcher::Error::WatchFailed(source) => Failure::from(source).to_string(),
+        watcher::Error::WatchError(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub pools: ByName,
     /// Those that cannot.
     pub broken: Vec<BrokenPool>,
+    /// Whether the controller made one of them for an application: only these ask for a pod's top controller.
+    pub has_auto_created: bool,
 }
 
 impl Pools {
@@ -72,6 +74,7 @@ impl Pools {
                 Err(broken) => snapshot.broken.push(broken.clone()),
             }
         }
+        snapshot.has_auto_created = snapshot.pools.values().any(|pool| pool.is_auto_created());
         snapshot
     }
 

@@ -61,11 +61,11 @@ async fn serve(world: &World) -> tokio_util::sync::DropGuard {
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", listener.local_addr().unwrap())}}],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {}}],
+        "users": [{"name": "u", "user": {"token": "secret"}}],
     });
     std::fs::write(world.dir.path().join("kubeconfig"), config.to_string()).unwrap();
     let stop = CancellationToken::new();
-    let tokens = apiserver::listen::Tokens::parse("");
+    let tokens = apiserver::listen::Tokens::parse("secret,admin,1");
     tokio::spawn(apiserver::listen::serve(world.server.clone(), listener, None, tokens, stop.clone()));
     stop.drop_guard()
 }
