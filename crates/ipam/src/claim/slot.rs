@@ -48,6 +48,11 @@ pub(super) struct Slot {
     since: Op,
     /// Names refused in this pool since then.
     refusals: u32,
+    /// These names.
+    refused: SpanSet,
+    /// Names refused again although a list between did not show them: they belong to an overlapping pool, whose claims
+    /// no list of this pool tells.
+    hidden: SpanSet,
     failures: u32,
     /// Whether an earlier create of the same address may have gone through.
     uncertain: bool,
@@ -63,9 +68,26 @@ impl Slot {
             place: 0,
             since: Op(0),
             refusals: 0,
+            refused: SpanSet::new(),
+            hidden: SpanSet::new(),
             failures: 0,
             uncertain: false,
             tried: Vec::new(),
+        }
+    }
+
+    /// On to the next pool.
+    fn move_on(&mut self, reason: Rejection) {
+        self.tried.push(reason);
+        self.place += 1;
+        (self.since, self.refusals) = (Op(0), 0);
+        (self.refused, self.hidden) = (SpanSet::new(), SpanSet::new());
+    }
+
+    fn refuse(&mut self, address: IpAddr) {
+        self.refusals += 1;
+        if !self.refused.insert(address) {
+            self.hidden.insert(address);
         }
     }
 
@@ -133,7 +155,9 @@ impl Claims {
             }
             let (since, refusals, interface) = (slot.since, slot.refusals, slot.want.interface.clone());
             let ledger = self.ledgers.entry(pool.name.clone()).or_default();
-            let pick = ledger.pick(&self.node, &pool, (&reserved, self.book.busy()), refusals, (context.random)());
+            let barred = if slot.hidden.is_empty() { None } else { Some(reserved.union(&slot.hidden)) };
+            let barred = barred.as_ref().unwrap_or(&reserved);
+            let pick = ledger.pick(&self.node, &pool, (barred, self.book.busy()), refusals, (context.random)());
             match pick {
                 Pick::Try(address) => {
                     let holder = PodHolder {
@@ -158,9 +182,7 @@ impl Claims {
                 }
                 // Only a consistent list that began after this slot came to the pool proves it used up.
                 Pick::List { fresh: true } if exact.is_some_and(|op| op > since) => {
-                    slot.tried.push(Rejection { pool: pool.name.clone(), reason: full(&pool, &reserved) });
-                    slot.place += 1;
-                    (slot.since, slot.refusals) = (Op(0), 0);
+                    slot.move_on(Rejection { pool: pool.name.clone(), reason: full(&pool, &reserved) });
                 }
                 Pick::List { fresh } => {
                     slot.phase = Phase::Listing;
@@ -362,7 +384,7 @@ impl Claims {
             ledger.refuse(claim.address);
         }
         if let Some(slot) = self.slot(id) {
-            slot.refusals += 1;
+            slot.refuse(claim.address);
             slot.phase = Phase::Seeking;
         }
         self.seek(id, None, context);
