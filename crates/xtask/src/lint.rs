@@ -7,7 +7,7 @@ use crate::run::{cargo, has, passed_on, root};
 use crate::{deps, generate};
 
 /// The version of cargo-deny that this repository's `deny.toml` was written for.
-const CARGO_DENY: &str = "0.19";
+const CARGO_DENY: &str = "0.20";
 
 /// Runs every check; a failing one does not stop the next.
 pub fn run() -> Result<Vec<Check>> {
