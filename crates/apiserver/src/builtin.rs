@@ -56,7 +56,13 @@ impl Builtin {
     /// The kind, if it is served.
     pub fn find(group: &str, version: &str, kind: &str) -> Option<Self> {
         let row = KINDS.iter().find(|row| version == "v1" && row.0 == group && row.2 == kind)?;
-        Some(Self { group: row.0, kind: row.2, definition: format!("{}.{}", row.1, row.2), namespaced: row.3, names: row.4 })
+        Some(Self {
+            group: row.0,
+            kind: row.2,
+            definition: format!("{}.{}", row.1, row.2),
+            namespaced: row.3,
+            names: row.4,
+        })
     }
 
     /// Whether the body decodes into the kind's type.

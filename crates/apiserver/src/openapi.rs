@@ -121,7 +121,8 @@ fn operation(served: &Served<'_>, scope: &str, op: &Operation<'_>) -> Value {
         "x-kubernetes-group-version-kind": served.gvk(),
     });
     if let Some((media_types, name)) = &op.body {
-        let content: Map<String, Value> = media_types.iter().map(|m| ((*m).to_owned(), json!({"schema": reference(name)}))).collect();
+        let content: Map<String, Value> =
+            media_types.iter().map(|m| ((*m).to_owned(), json!({"schema": reference(name)}))).collect();
         value["requestBody"] = json!({"content": content, "required": op.verb != "delete"});
     }
     value
@@ -136,13 +137,21 @@ fn add_paths(paths: &mut Map<String, Value>, root: &str, served: &Served<'_>) {
     let name = schemas::name_of(served);
     let list_name = format!("{name}List");
     let any = ["*/*"].as_slice();
-    let op = |verb, action, parameters, body, answer: &str| Operation { verb, action, parameters, body, answer: answer.to_owned() };
+    let op = |verb, action, parameters, body, answer: &str| Operation {
+        verb,
+        action,
+        parameters,
+        body,
+        answer: answer.to_owned(),
+    };
     let list = || op("list", "list", list_parameters(), None, &list_name);
     if served.namespaced {
         let everywhere = json!({"get": operation(served, "ForAllNamespaces", &list())});
         paths.insert(format!("/{root}/{}", served.plural), everywhere);
     }
-    let namespace = served.namespaced.then(|| path_parameter("namespace", "object name and auth scope, such as for teams and projects"));
+    let namespace = served
+        .namespaced
+        .then(|| path_parameter("namespace", "object name and auth scope, such as for teams and projects"));
     let collection = json!({
         "parameters": namespace.iter().collect::<Vec<_>>(),
         "get": operation(served, "", &list()),
@@ -151,7 +160,9 @@ fn add_paths(paths: &mut Map<String, Value>, root: &str, served: &Served<'_>) {
     });
     paths.insert(format!("/{root}{scope}/{}", served.plural), collection);
     let patches: &[&str] = match served.schema {
-        None => &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"],
+        None => {
+            &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"]
+        }
         Some(_) => &["application/json-patch+json", "application/merge-patch+json"],
     };
     let mut parameters = vec![path_parameter("name", &format!("name of the {}", served.kind))];
@@ -165,7 +176,8 @@ fn add_paths(paths: &mut Map<String, Value>, root: &str, served: &Served<'_>) {
         })
     };
     let mut whole = object("");
-    whole["delete"] = operation(served, "", &op("delete", "delete", write_parameters(), Some((any, DELETE_OPTIONS.into())), STATUS));
+    whole["delete"] =
+        operation(served, "", &op("delete", "delete", write_parameters(), Some((any, DELETE_OPTIONS.into())), STATUS));
     paths.insert(format!("/{root}{scope}/{}/{{name}}", served.plural), whole);
     if served.status {
         paths.insert(format!("/{root}{scope}/{}/{{name}}/status", served.plural), object("Status"));
@@ -185,14 +197,28 @@ mod tests {
         let document = document("", "v1", &[pod()]);
         let patch = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
         assert_eq!(patch["x-kubernetes-group-version-kind"], json!({"group": "", "version": "v1", "kind": "Pod"}));
-        assert!(patch["parameters"].as_array().unwrap().iter().any(|p| p["name"] == "fieldValidation" && p["in"] == "query"));
+        assert!(
+            patch["parameters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|p| p["name"] == "fieldValidation" && p["in"] == "query")
+        );
         assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object());
     }
 
     #[test]
     fn every_reference_of_a_document_resolves() {
         let schema = json!({"type": "object", "properties": {"spec": {"type": "object"}}});
-        let custom = Served { group: "example.org", version: "v1", kind: "Widget", plural: "widgets", namespaced: false, status: false, schema: Some(&schema) };
+        let custom = Served {
+            group: "example.org",
+            version: "v1",
+            kind: "Widget",
+            plural: "widgets",
+            namespaced: false,
+            status: false,
+            schema: Some(&schema),
+        };
         for document in [document("", "v1", &[pod()]), document("example.org", "v1", &[custom])] {
             let text = document.to_string();
             for part in text.split("\"$ref\":\"#/components/schemas/").skip(1) {

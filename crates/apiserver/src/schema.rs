@@ -51,7 +51,7 @@ impl CompiledCrd {
                 namespaced: spec["scope"] == "Namespaced",
                 node: root(&version["schema"]["openAPIV3Schema"], spec["preserveUnknownFields"] == true),
             };
-            (name, Arc::new(Schema { kind: Kind::Custom(custom) }))
+            (name, Arc::new(Schema { kind: Kind::Custom(Box::new(custom)) }))
         };
         Ok(Self { versions: spec["versions"].as_array().into_iter().flatten().map(compile).collect() })
     }
@@ -82,7 +82,7 @@ pub struct Schema {
 
 #[derive(Debug)]
 enum Kind {
-    Custom(Custom),
+    Custom(Box<Custom>),
     Builtin(Builtin),
 }
 
@@ -239,7 +239,9 @@ fn embedded(path: &str, value: &Value, node: &Node, causes: &mut Vec<Cause>) {
                 let at = cause::child(path, field);
                 match map.get(field) {
                     None => causes.push(Cause::required(at, "")),
-                    Some(Value::String(text)) if text.is_empty() => causes.push(Cause::invalid_text(at, "", "must not be empty")),
+                    Some(Value::String(text)) if text.is_empty() => {
+                        causes.push(Cause::invalid_text(at, "", "must not be empty"))
+                    }
                     Some(Value::String(_)) => {}
                     Some(other) => causes.push(Cause::invalid(at, other, "must be a string")),
                 }

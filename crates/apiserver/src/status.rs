@@ -63,7 +63,8 @@ impl Failure {
 
     /// 404 for a path nobody serves.
     pub fn no_such_path() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource").about("", "", "")
+        Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
+            .about("", "", "")
     }
 
     /// 409: the name is taken.
@@ -107,12 +108,21 @@ impl Failure {
             many => format!("[{}]", many.join(", ")),
         };
         let message = format!("{kind} \"{name}\" is invalid: {text}");
-        let mut failure =
-            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(&resource.group, &resource.kind, name);
-        failure.details["causes"] = causes
-            .iter()
-            .map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field}))
-            .collect();
+        let mut failure = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(
+            &resource.group,
+            &resource.kind,
+            name,
+        );
+        failure.details["causes"] =
+            causes.iter().map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field})).collect();
+        failure
+    }
+
+    /// 422 for a patch whose outcome is no object of the kind; neither kind nor name are told.
+    pub fn undecodable_patch(cause: &Cause) -> Self {
+        let message = format!(" \"\" is invalid: {}: {}", cause.field, cause.message);
+        let mut failure = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+        failure.details = json!({"causes": [{"reason": cause.reason, "message": cause.message, "field": cause.field}]});
         failure
     }
 

@@ -49,7 +49,10 @@ fn strip(value: &mut Value) {
             map.values_mut().for_each(strip);
         }
         Value::Array(items) => {
-            items.retain(|item| item.get(DIRECTIVE).is_none_or(|d| d != "delete" && d != "replace") || item.as_object().is_some_and(|m| m.len() > 1 && m[DIRECTIVE] != "delete"));
+            items.retain(|item| {
+                item.get(DIRECTIVE).is_none_or(|d| d != "delete" && d != "replace")
+                    || item.as_object().is_some_and(|m| m.len() > 1 && m[DIRECTIVE] != "delete")
+            });
             items.iter_mut().for_each(strip);
         }
         _ => {}
@@ -128,7 +131,12 @@ fn retain_keys(map: &mut Map<String, Value>, patch: &Map<String, Value>) -> Resu
     Ok(())
 }
 
-fn merge_list(current: &mut Vec<Value>, patch: &[Value], strategy: Strategy, definition: Option<&str>) -> Result<(), String> {
+fn merge_list(
+    current: &mut Vec<Value>,
+    patch: &[Value],
+    strategy: Strategy,
+    definition: Option<&str>,
+) -> Result<(), String> {
     if strategy.key.is_empty() {
         for item in patch {
             if !current.contains(item) {
@@ -142,10 +150,13 @@ fn merge_list(current: &mut Vec<Value>, patch: &[Value], strategy: Strategy, def
         current.clear();
     }
     for item in patch {
-        let Value::Object(fields) = item else { return Err(format!("items of a list with merge key {key} must be objects")) };
+        let Value::Object(fields) = item else {
+            return Err(format!("items of a list with merge key {key} must be objects"));
+        };
         match item[DIRECTIVE].as_str() {
             Some("delete") => {
-                let wanted = fields.get(key).ok_or_else(|| format!("delete patch type with no merge key defined: {key}"))?;
+                let wanted =
+                    fields.get(key).ok_or_else(|| format!("delete patch type with no merge key defined: {key}"))?;
                 current.retain(|existing| existing.get(key) != Some(wanted));
                 continue;
             }
@@ -153,7 +164,8 @@ fn merge_list(current: &mut Vec<Value>, patch: &[Value], strategy: Strategy, def
             None | Some("replace" | "merge") => {}
             Some(other) => return Err(format!("unknown patch type: {other}")),
         }
-        let wanted = fields.get(key).ok_or_else(|| format!("map: {item} does not contain declared merge key: {key}"))?;
+        let wanted =
+            fields.get(key).ok_or_else(|| format!("map: {item} does not contain declared merge key: {key}"))?;
         match current.iter_mut().find(|existing| existing.get(key) == Some(wanted)) {
             Some(Value::Object(existing)) => merge_map(existing, fields, definition)?,
             _ => {
@@ -170,7 +182,8 @@ fn merge_list(current: &mut Vec<Value>, patch: &[Value], strategy: Strategy, def
 fn ordered(items: Vec<Value>, order: &[Value], before: &[Value], key: &str) -> Vec<Value> {
     let identity = |item: &Value| if key.is_empty() { item.clone() } else { item[key].clone() };
     let place = |list: &[Value], item: &Value| list.iter().position(|other| identity(other) == identity(item));
-    let (mut wanted, mut others): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|item| place(order, item).is_some());
+    let (mut wanted, mut others): (Vec<Value>, Vec<Value>) =
+        items.into_iter().partition(|item| place(order, item).is_some());
     wanted.sort_by_key(|item| place(order, item));
     others.sort_by_key(|item| place(before, item).unwrap_or(usize::MAX));
     let mut out = Vec::with_capacity(wanted.len() + others.len());
@@ -206,11 +219,16 @@ mod tests {
 
     #[test]
     fn keyed_lists_are_merged_item_by_item() {
-        let target = containers(json!([{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}, {"name": "b"}]));
-        let patch = containers(json!([{"name": "a", "env": [{"name": "Y", "value": "2"}]}, {"name": "c"}, {"name": "b", "$patch": "delete"}]));
+        let target =
+            containers(json!([{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}, {"name": "b"}]));
+        let patch = containers(
+            json!([{"name": "a", "env": [{"name": "Y", "value": "2"}]}, {"name": "c"}, {"name": "b", "$patch": "delete"}]),
+        );
         assert_eq!(
             merged(POD, target, patch).unwrap(),
-            containers(json!([{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}, {"name": "c"}]))
+            containers(
+                json!([{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}, {"name": "c"}])
+            )
         );
     }
 
@@ -218,7 +236,10 @@ mod tests {
     fn other_lists_are_replaced_and_nulls_delete() {
         let target = json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "spec": {"tolerations": [{"key": "x"}]}});
         let patch = json!({"metadata": {"labels": {"a": null, "c": "3"}}, "spec": {"tolerations": [{"key": "y"}]}});
-        assert_eq!(merged(POD, target, patch).unwrap(), json!({"metadata": {"labels": {"b": "2", "c": "3"}}, "spec": {"tolerations": [{"key": "y"}]}}));
+        assert_eq!(
+            merged(POD, target, patch).unwrap(),
+            json!({"metadata": {"labels": {"b": "2", "c": "3"}}, "spec": {"tolerations": [{"key": "y"}]}})
+        );
     }
 
     #[test]
@@ -235,7 +256,10 @@ mod tests {
     fn retain_keys_drops_the_rest() {
         let target = json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
         let patch = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
-        assert_eq!(merged(("apps", "Deployment"), target.clone(), patch).unwrap(), json!({"spec": {"strategy": {"type": "Recreate"}}}));
+        assert_eq!(
+            merged(("apps", "Deployment"), target.clone(), patch).unwrap(),
+            json!({"spec": {"strategy": {"type": "Recreate"}}})
+        );
         let bad = json!({"spec": {"strategy": {"$retainKeys": [], "type": "Recreate"}}});
         assert!(merged(("apps", "Deployment"), target, bad).unwrap_err().contains("must contain all fields"));
     }

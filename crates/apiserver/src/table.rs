@@ -70,7 +70,14 @@ impl Columns {
         let given = version["additionalPrinterColumns"].as_array().filter(|columns| !columns.is_empty());
         let columns = given.or(age.as_array()).cloned().unwrap_or_default();
         let mut definitions = vec![
-            Definition { name: "Name", type_: "string", format: "name", description: description(META, "name"), priority: 0 }.to_json(),
+            Definition {
+                name: "Name",
+                type_: "string",
+                format: "name",
+                description: description(META, "name"),
+                priority: 0,
+            }
+            .to_json(),
         ];
         let mut sources = Vec::new();
         for column in &columns {
@@ -130,7 +137,9 @@ impl Column {
             "number" => value.as_f64().map_or(Value::Null, Value::from),
             "boolean" => value.as_bool().map_or(Value::Null, Value::from),
             "date" => match value.as_str() {
-                Some(text) => text.parse().map_or_else(|_| "<invalid>".into(), |then| duration::since(now, then).into()),
+                Some(text) => {
+                    text.parse().map_or_else(|_| "<invalid>".into(), |then| duration::since(now, then).into())
+                }
                 None => Value::Null,
             },
             _ => Value::Null,
@@ -170,11 +179,24 @@ mod tests {
         let object = json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-01T22:30:00Z"},
             "spec": {"ipVersion": 4, "nodeName": ["master"], "default": true, "matchLabels": {"ipam.spidernet.io/app-namespace": "ns1"}},
             "status": {"ips": [{"interface": "eth0"}]}});
-        assert_eq!(columns.cells(&object, now()), [
-            json!("a"), json!("4"), json!("[\"master\"]"), Value::Null, json!(true), json!("ns1"), json!("eth0"), json!("90m")
-        ]);
+        assert_eq!(
+            columns.cells(&object, now()),
+            [
+                json!("a"),
+                json!("4"),
+                json!("[\"master\"]"),
+                Value::Null,
+                json!(true),
+                json!("ns1"),
+                json!("eth0"),
+                json!("90m")
+            ]
+        );
         assert_eq!(columns.definitions()[2]["priority"], 10);
-        assert_eq!(columns.definitions()[1]["description"], "Custom resource definition column (in JSONPath format): .spec.ipVersion");
+        assert_eq!(
+            columns.definitions()[1]["description"],
+            "Custom resource definition column (in JSONPath format): .spec.ipVersion"
+        );
     }
 
     #[test]

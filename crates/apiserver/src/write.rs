@@ -63,7 +63,8 @@ impl<'a> Writing<'a> {
             Some("Warn") | None => Unknown::Warn,
             Some("Ignore") => Unknown::Ignore,
             Some(other) => {
-                let message = format!("Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\"");
+                let message =
+                    format!("Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\"");
                 return Err(crate::request::invalid_option("fieldValidation", &message));
             }
         };
@@ -125,7 +126,9 @@ impl<'a> Writing<'a> {
         let target = &self.call.target;
         let namespace = meta::text(value, "namespace");
         if !namespace.is_empty() && namespace != target.namespace {
-            return Err(Failure::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+            return Err(Failure::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
         }
         if self.resource().namespaced && target.namespace.is_empty() {
             return Err(Failure::bad_request("an empty namespace may not be set during creation"));
@@ -177,7 +180,7 @@ impl<'a> Writing<'a> {
             let current = self.server.store().get(&resource.store, &self.call.key());
             let current = current.ok_or_else(|| Failure::not_found(resource, name))?;
             let mut shown = current.value();
-            resource.from_stored(&mut shown);
+            resource.rewrite_for_client(&mut shown);
             let new = make(&shown)?;
             match self.replace(&current, shown, new).await? {
                 Ok(object) => return Ok(object),
@@ -189,7 +192,12 @@ impl<'a> Writing<'a> {
         Err(Failure::modified(resource, name))
     }
 
-    async fn replace(&mut self, current: &Arc<Object>, old: Value, mut new: Value) -> Outcome<Result<Arc<Object>, Refused>> {
+    async fn replace(
+        &mut self,
+        current: &Arc<Object>,
+        old: Value,
+        mut new: Value,
+    ) -> Outcome<Result<Arc<Object>, Refused>> {
         let (server, call, resource) = (self.server, self.call, self.resource());
         let name = call.name();
         let sub = call.target.sub.as_deref();
@@ -230,12 +238,12 @@ impl<'a> Writing<'a> {
         let (name, namespace) = (self.call.name(), &self.call.target.namespace);
         match (meta::text(new, "name"), meta::text(new, "namespace")) {
             ("", _) => Err(Failure::bad_request("name must be provided")),
-            (given, _) if given != name => {
-                Err(Failure::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
-            }
-            (_, given) if !given.is_empty() && given != namespace => {
-                Err(Failure::bad_request(format!("the namespace of the object ({given}) does not match the namespace on the request ({namespace})")))
-            }
+            (given, _) if given != name => Err(Failure::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            ))),
+            (_, given) if !given.is_empty() && given != namespace => Err(Failure::bad_request(format!(
+                "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
+            ))),
             _ => Ok(()),
         }
     }
@@ -283,7 +291,8 @@ impl<'a> Writing<'a> {
 
     fn check_type(&self, value: &Value) -> Outcome<()> {
         let resource = self.resource();
-        let (version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
+        let (version, kind) =
+            (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
         if !value.is_object() || kind.is_empty() {
             return Err(Failure::bad_request(format!("Object 'Kind' is missing in '{value}'")));
         }
@@ -294,11 +303,20 @@ impl<'a> Writing<'a> {
             )));
         }
         if kind != resource.kind {
-            let why = format!("{kind} in version {:?} cannot be handled as a {}: converting ({version}, Kind={kind}) to ({}, Kind={}): unknown conversion", resource.version, resource.kind, resource.api_version(), resource.kind);
+            let why = format!(
+                "{kind} in version {:?} cannot be handled as a {}: converting ({version}, Kind={kind}) to ({}, Kind={}): unknown conversion",
+                resource.version,
+                resource.kind,
+                resource.api_version(),
+                resource.kind
+            );
             return Err(Failure::bad_request(why));
         }
         if !matches!(value["metadata"], Value::Object(_) | Value::Null) {
-            return Err(Failure::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta", resource.version)));
+            return Err(Failure::bad_request(format!(
+                "{kind} in version {:?} cannot be handled as a {kind}: json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta",
+                resource.version
+            )));
         }
         Ok(())
     }
@@ -350,7 +368,9 @@ impl<'a> Writing<'a> {
             return Vec::new(); // the one way to set nodeName of a stored pod
         }
         let mut causes = match (&self.resource().schema, old) {
-            (Some(schema), Some(old)) if self.call.target.sub.as_deref() == Some("status") => schema.validate_status(new, old),
+            (Some(schema), Some(old)) if self.call.target.sub.as_deref() == Some("status") => {
+                schema.validate_status(new, old)
+            }
             (Some(_), _) if self.call.target.sub.as_deref() == Some("binding") => Vec::new(),
             (Some(schema), old) => schema.validate(new, old),
             (None, _) => Vec::new(),
@@ -376,9 +396,15 @@ impl<'a> Writing<'a> {
     }
 
     /// Stores, or for a dry run makes what would have been stored.
-    pub async fn store(&self, name: &str, expect: Expect, mut value: Value, remove: bool) -> Result<Arc<Object>, Refused> {
+    pub async fn store(
+        &self,
+        name: &str,
+        expect: Expect,
+        mut value: Value,
+        remove: bool,
+    ) -> Result<Arc<Object>, Refused> {
         let resource = self.resource();
-        resource.to_stored(&mut value);
+        resource.rewrite_for_store(&mut value);
         let namespace = &self.call.target.namespace;
         let key = resource.key(namespace, name);
         if self.dry_run {
@@ -414,7 +440,8 @@ pub async fn bind(server: &Server, call: &Call, body: &Bytes) -> Outcome<Value> 
     let binding = decode(&call.content_type, body)?;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if node.is_empty() {
-        let causes = [Cause { field: "target.name".into(), reason: "FieldValueRequired", message: "Required value".into() }];
+        let causes =
+            [Cause { field: "target.name".into(), reason: "FieldValueRequired", message: "Required value".into() }];
         return Err(Failure::invalid(call.resource(), call.name(), &causes));
     }
     let mut writing = Writing::new(server, call)?;

@@ -7,7 +7,9 @@ pub(super) fn apply(group: &str, kind: &str, object: &mut Value) {
     match (group, kind) {
         ("", "Pod") => pod(object),
         ("", "Service") => service(object),
-        ("", "Endpoints") => each(object, &["subsets"], |subset| each(subset, &["ports"], |port| set(port, "protocol", "TCP"))),
+        ("", "Endpoints") => {
+            each(object, &["subsets"], |subset| each(subset, &["ports"], |port| set(port, "protocol", "TCP")))
+        }
         ("", "Secret") => set(object, "type", "Opaque"),
         ("", "Namespace") => namespace(object),
         ("", "Node") => node(object),
@@ -24,10 +26,10 @@ pub(super) fn apply(group: &str, kind: &str, object: &mut Value) {
         ("apiextensions.k8s.io", _) => crate::schema::crd::default(object),
         _ => {}
     }
-    if matches!((group, kind), ("apps", _) | ("batch", "Job")) {
-        if let Some(template) = object.pointer_mut("/spec/template") {
-            pod_template(template);
-        }
+    if matches!((group, kind), ("apps", _) | ("batch", "Job"))
+        && let Some(template) = object.pointer_mut("/spec/template")
+    {
+        pod_template(template);
     }
 }
 
@@ -48,10 +50,10 @@ fn each(object: &mut Value, path: &[&str], mut act: impl FnMut(&mut Value)) {
 }
 
 fn with_spec(object: &mut Value, act: impl FnOnce(&mut Value)) {
-    if object["spec"].is_null() {
-        if let Some(map) = object.as_object_mut() {
-            map.insert("spec".into(), Value::Object(Map::new()));
-        }
+    if object["spec"].is_null()
+        && let Some(map) = object.as_object_mut()
+    {
+        map.insert("spec".into(), Value::Object(Map::new()));
     }
     act(&mut object["spec"]);
 }
@@ -119,7 +121,10 @@ fn pod_spec(spec: &mut Value) {
     set(spec, "terminationGracePeriodSeconds", 30);
     set(spec, "schedulerName", "default-scheduler");
     // The two names of one field.
-    let name = [&spec["serviceAccountName"], &spec["serviceAccount"]].into_iter().find(|n| n.as_str().is_some_and(|n| !n.is_empty())).cloned();
+    let name = [&spec["serviceAccountName"], &spec["serviceAccount"]]
+        .into_iter()
+        .find(|n| n.as_str().is_some_and(|n| !n.is_empty()))
+        .cloned();
     if let Some(name) = name {
         set(spec, "serviceAccountName", name.clone());
         set(spec, "serviceAccount", name);
@@ -166,7 +171,9 @@ fn pull_policy(image: &str) -> &'static str {
 }
 
 fn probe(probe: &mut Value) {
-    for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (field, value) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         if probe[field].as_i64().unwrap_or(0) == 0 {
             probe[field] = value.into();
         }
@@ -194,10 +201,8 @@ fn volume(volume: &mut Value) {
             set(source, "defaultMode", 0o644);
         }
     }
-    if let Some(host_path) = map.get_mut("hostPath").filter(|s| s.is_object()) {
-        if host_path["type"].is_null() {
-            host_path["type"] = "".into();
-        }
+    if let Some(host_path) = map.get_mut("hostPath").filter(|s| s.is_object() && s["type"].is_null()) {
+        host_path["type"] = "".into();
     }
     each(volume, &["projected", "sources"], |source| {
         if source["serviceAccountToken"].is_object() {
@@ -218,7 +223,9 @@ fn service(object: &mut Value) {
     with_spec(object, |spec| {
         set(spec, "sessionAffinity", "None");
         set(spec, "type", "ClusterIP");
-        if spec["sessionAffinity"] == "ClientIP" && spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].is_null() {
+        if spec["sessionAffinity"] == "ClientIP"
+            && spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].is_null()
+        {
             spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 10_800}});
         }
         if let (true, Some(map)) = (spec["sessionAffinity"] == "None", spec.as_object_mut()) {
@@ -233,7 +240,8 @@ fn service(object: &mut Value) {
         });
         let type_ = spec["type"].as_str().unwrap_or_default().to_owned();
         let has_external_ips = spec["externalIPs"].as_array().is_some_and(|ips| !ips.is_empty());
-        let outside = matches!(type_.as_str(), "NodePort" | "LoadBalancer") || (type_ == "ClusterIP" && has_external_ips);
+        let outside =
+            matches!(type_.as_str(), "NodePort" | "LoadBalancer") || (type_ == "ClusterIP" && has_external_ips);
         if outside {
             set(spec, "externalTrafficPolicy", "Cluster");
         }
@@ -356,8 +364,12 @@ mod tests {
 
     #[test]
     fn a_minimal_pod_gets_what_kubernetes_gives_it() {
-        let pod = defaulted("", "Pod", json!({"spec": {"containers": [{"name": "a", "image": "x:1", "ports": [{"containerPort": 80}],
-            "resources": {"limits": {"cpu": "1"}}, "livenessProbe": {"httpGet": {"port": 80}}}], "volumes": [{"name": "v"}, {"name": "s", "secret": {"secretName": "s"}}]}}));
+        let pod = defaulted(
+            "",
+            "Pod",
+            json!({"spec": {"containers": [{"name": "a", "image": "x:1", "ports": [{"containerPort": 80}],
+            "resources": {"limits": {"cpu": "1"}}, "livenessProbe": {"httpGet": {"port": 80}}}], "volumes": [{"name": "v"}, {"name": "s", "secret": {"secretName": "s"}}]}}),
+        );
         assert_eq!(
             pod,
             json!({"spec": {
@@ -374,7 +386,13 @@ mod tests {
 
     #[test]
     fn images_without_a_fixed_tag_are_pulled_always() {
-        for (image, policy) in [("a", "Always"), ("a:latest", "Always"), ("r:5000/a", "Always"), ("r:5000/a:1", "IfNotPresent"), ("a@sha256:0", "IfNotPresent")] {
+        for (image, policy) in [
+            ("a", "Always"),
+            ("a:latest", "Always"),
+            ("r:5000/a", "Always"),
+            ("r:5000/a:1", "IfNotPresent"),
+            ("a@sha256:0", "IfNotPresent"),
+        ] {
             assert_eq!(pull_policy(image), policy, "{image}");
         }
     }
@@ -388,17 +406,30 @@ mod tests {
                 "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster", "allocateLoadBalancerNodePorts": true})
         );
         let set = defaulted("apps", "DaemonSet", json!({"spec": {"template": {"spec": {"containers": []}}}}));
-        assert_eq!(set["spec"]["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}));
+        assert_eq!(
+            set["spec"]["updateStrategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}})
+        );
         assert_eq!(set["spec"]["template"]["spec"]["restartPolicy"], "Always");
-        let deployment = defaulted("apps", "Deployment", json!({"spec": {"strategy": {"type": "Recreate"}, "template": {"spec": {}}}}));
+        let deployment = defaulted(
+            "apps",
+            "Deployment",
+            json!({"spec": {"strategy": {"type": "Recreate"}, "template": {"spec": {}}}}),
+        );
         assert_eq!(deployment["spec"]["strategy"], json!({"type": "Recreate"}));
         assert_eq!(deployment["spec"]["replicas"], 1);
     }
 
     #[test]
     fn defaulting_twice_changes_nothing() {
-        for (group, kind) in [("", "Pod"), ("", "Service"), ("apps", "Deployment"), ("apps", "StatefulSet"), ("batch", "Job")] {
-            let once = defaulted(group, kind, json!({"metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [{"name": "a"}]}}, "ports": [{"port": 1}]}}));
+        for (group, kind) in
+            [("", "Pod"), ("", "Service"), ("apps", "Deployment"), ("apps", "StatefulSet"), ("batch", "Job")]
+        {
+            let once = defaulted(
+                group,
+                kind,
+                json!({"metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [{"name": "a"}]}}, "ports": [{"port": 1}]}}),
+            );
             assert_eq!(defaulted(group, kind, once.clone()), once, "{kind}");
         }
     }

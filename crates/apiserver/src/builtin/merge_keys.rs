@@ -91,7 +91,8 @@ mod tests {
     fn every_row_names_a_field_that_exists() {
         for (type_, field, _, _, key) in ROWS {
             let found = types::SCHEMAS.iter().filter(|(name, _)| types::short_name(name) == *type_);
-            let fields: Vec<_> = found.map(|(_, schema)| schema["properties"][field].clone()).filter(|f| !f.is_null()).collect();
+            let fields: Vec<_> =
+                found.map(|(_, schema)| schema["properties"][field].clone()).filter(|f| !f.is_null()).collect();
             assert!(!fields.is_empty(), "{type_}.{field}");
             assert!(key.is_empty() || fields[0]["type"] == "array", "{type_}.{field}");
         }

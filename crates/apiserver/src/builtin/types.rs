@@ -4,8 +4,8 @@
 //! error that names the struct and the field, unknown fields are dropped and reported, nulls count as absent.
 
 use k8s_openapi::api::{
-    admissionregistration::v1 as admission, apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-    discovery::v1 as discovery, events::v1 as events,
+    admissionregistration::v1 as admission, apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination,
+    core::v1 as core, discovery::v1 as discovery, events::v1 as events,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as extensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
@@ -31,10 +31,31 @@ fn generate() -> Map<String, Value> {
         ($($kind:ty),* $(,)?) => { $(add_type::<$kind>(&mut generator);)* };
     }
     add!(
-        core::Namespace, core::Node, core::Pod, core::Service, core::Endpoints, core::ConfigMap, core::Secret, core::ServiceAccount,
-        core::Event, apps::DaemonSet, apps::Deployment, apps::ReplicaSet, apps::StatefulSet, batch::Job, coordination::Lease,
-        discovery::EndpointSlice, events::Event, admission::MutatingWebhookConfiguration, admission::ValidatingWebhookConfiguration,
-        extensions::CustomResourceDefinition, meta::ListMeta, meta::ObjectMeta, meta::DeleteOptions, meta::Status, meta::Patch,
+        core::Namespace,
+        core::Node,
+        core::Pod,
+        core::Service,
+        core::Endpoints,
+        core::ConfigMap,
+        core::Secret,
+        core::ServiceAccount,
+        core::Event,
+        apps::DaemonSet,
+        apps::Deployment,
+        apps::ReplicaSet,
+        apps::StatefulSet,
+        batch::Job,
+        coordination::Lease,
+        discovery::EndpointSlice,
+        events::Event,
+        admission::MutatingWebhookConfiguration,
+        admission::ValidatingWebhookConfiguration,
+        extensions::CustomResourceDefinition,
+        meta::ListMeta,
+        meta::ObjectMeta,
+        meta::DeleteOptions,
+        meta::Status,
+        meta::Patch,
     );
     generator.take_definitions(true)
 }
@@ -165,13 +186,17 @@ fn decodes(type_: &Type, value: &Value, at: Place<'_>) -> Result<(), String> {
         (_, Value::Null) | (Type::Any, _) => true,
         (Type::Struct(name), _) => return decodes_struct(name, type_, value, at),
         (Type::Map(inner), Value::Object(map)) => return map.values().try_for_each(|value| decodes(inner, value, at)),
-        (Type::List(inner), Value::Array(items)) => return items.iter().try_for_each(|value| decodes(inner, value, at)),
+        (Type::List(inner), Value::Array(items)) => {
+            return items.iter().try_for_each(|value| decodes(inner, value, at));
+        }
         (Type::Text, value) => value.is_string(),
         (Type::Int32, Value::Number(n)) => n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
         (Type::Int64, Value::Number(n)) => n.as_i64().is_some(),
         (Type::Float, Value::Number(_)) | (Type::Bool, Value::Bool(_)) => true,
         (Type::IntOrText, Value::Number(n)) => n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
-        (Type::IntOrText | Type::Quantity, Value::String(text)) => return if *type_ == Type::Quantity { quantity(text) } else { Ok(()) },
+        (Type::IntOrText | Type::Quantity, Value::String(text)) => {
+            return if *type_ == Type::Quantity { quantity(text) } else { Ok(()) };
+        }
         (Type::Quantity, Value::Number(_)) => true,
         (Type::Time, Value::String(text)) => return time(text),
         (Type::Bytes, Value::String(text)) => return bytes(text),
@@ -231,7 +256,9 @@ fn quantity(text: &str) -> Result<(), String> {
     let digits = number.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(number.len());
     let (number, suffix) = number.split_at(digits);
     let good_number = !number.is_empty() && number != "." && number.matches('.').count() <= 1;
-    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|e| !e.is_empty() && e.trim_start_matches(['+', '-']).bytes().all(|b| b.is_ascii_digit()));
+    let exponent = suffix
+        .strip_prefix(['e', 'E'])
+        .is_some_and(|e| !e.is_empty() && e.trim_start_matches(['+', '-']).bytes().all(|b| b.is_ascii_digit()));
     let known = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].contains(&suffix);
     if good_number && (known || exponent) {
         return Ok(());

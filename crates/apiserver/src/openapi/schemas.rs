@@ -19,7 +19,13 @@ pub(super) fn name_of(served: &Served<'_>) -> String {
 /// All schemas of a document.
 pub(super) fn components(kinds: &[Served<'_>]) -> Map<String, Value> {
     let mut out = Map::new();
-    for name in [super::DELETE_OPTIONS, super::STATUS, super::PATCH, OBJECT_META, "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"] {
+    for name in [
+        super::DELETE_OPTIONS,
+        super::STATUS,
+        super::PATCH,
+        OBJECT_META,
+        "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta",
+    ] {
         add(&mut out, name);
     }
     for kind in kinds {
@@ -84,7 +90,11 @@ fn publish(schema: &mut Value, references: &mut Vec<String>) {
 
 /// The schema of a custom resource, with the fields that every object has.
 fn custom(schema: &Value) -> Value {
-    let mut schema = if schema.is_object() { schema.clone() } else { json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}) };
+    let mut schema = if schema.is_object() {
+        schema.clone()
+    } else {
+        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+    };
     if !schema["properties"].is_object() {
         schema["properties"] = json!({});
     }
@@ -124,7 +134,15 @@ mod tests {
 
     #[test]
     fn built_in_lists_carry_their_merge_keys() {
-        let pod = Served { group: "", version: "v1", kind: "Pod", plural: "pods", namespaced: true, status: true, schema: None };
+        let pod = Served {
+            group: "",
+            version: "v1",
+            kind: "Pod",
+            plural: "pods",
+            namespaced: true,
+            status: true,
+            schema: None,
+        };
         let all = components(&[pod]);
         let containers = &all["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
         assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
@@ -137,10 +155,21 @@ mod tests {
     #[test]
     fn a_custom_resource_is_named_by_its_reversed_group() {
         let schema = json!({"type": "object", "properties": {"spec": {"type": "object"}}});
-        let kind = Served { group: "spiderpool.spidernet.io", version: "v2beta1", kind: "SpiderIPPool", plural: "spiderippools", namespaced: false, status: true, schema: Some(&schema) };
+        let kind = Served {
+            group: "spiderpool.spidernet.io",
+            version: "v2beta1",
+            kind: "SpiderIPPool",
+            plural: "spiderippools",
+            namespaced: false,
+            status: true,
+            schema: Some(&schema),
+        };
         let all = components(&[kind]);
         let schema = &all["io.spidernet.spiderpool.v2beta1.SpiderIPPool"];
-        assert_eq!(schema["properties"]["metadata"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+        assert_eq!(
+            schema["properties"]["metadata"]["allOf"][0]["$ref"],
+            "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+        );
         assert!(schema["properties"]["spec"].is_object());
         assert!(all.contains_key("io.spidernet.spiderpool.v2beta1.SpiderIPPoolList"));
     }

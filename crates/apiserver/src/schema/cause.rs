@@ -113,7 +113,11 @@ impl std::fmt::Display for Cause {
 pub(crate) fn blocks_rules(cause: &Cause) -> bool {
     matches!(
         cause.reason,
-        "FieldValueNotSupported" | "FieldValueRequired" | "FieldValueTooLong" | "FieldValueTooMany" | "FieldValueTypeInvalid"
+        "FieldValueNotSupported"
+            | "FieldValueRequired"
+            | "FieldValueTooLong"
+            | "FieldValueTooMany"
+            | "FieldValueTypeInvalid"
     )
 }
 

@@ -178,9 +178,11 @@ fn check_text(at: At<'_>, text: &str, node: &Node) -> Found {
         Some(pattern) => match &pattern.regex {
             Ok(regex) if regex.is_match(text) => Found::default(),
             Ok(_) => simple(at, &value(), format!("{} in body should match '{}'", at.path, pattern.text)),
-            Err(error) => {
-                simple(at, &value(), format!("{} in body should match '{}, but pattern is invalid: {error}'", at.path, pattern.text))
-            }
+            Err(error) => simple(
+                at,
+                &value(),
+                format!("{} in body should match '{}, but pattern is invalid: {error}'", at.path, pattern.text),
+            ),
         },
         None => Found::default(),
     }
@@ -201,17 +203,15 @@ fn check_number(at: At<'_>, number: &Number, node: &Node) -> Found {
     if let Some(factor) = bounds.multiple_of.filter(|factor| !is_multiple(number, *factor)) {
         found.merge(simple(at, &shown, format!("{} in body should be a multiple of {}", at.path, go_float(factor))));
     }
-    if let Some(min) = bounds.minimum {
-        if float < min || (bounds.exclusive_minimum && float <= min) {
-            let what = if bounds.exclusive_minimum { "greater than" } else { "greater than or equal to" };
-            found.merge(simple(at, &shown, format!("{} in body should be {what} {}", at.path, go_float(min))));
-        }
+    let below = |min: &f64| float < *min || (bounds.exclusive_minimum && float <= *min);
+    if let Some(min) = bounds.minimum.filter(below) {
+        let what = if bounds.exclusive_minimum { "greater than" } else { "greater than or equal to" };
+        found.merge(simple(at, &shown, format!("{} in body should be {what} {}", at.path, go_float(min))));
     }
-    if let Some(max) = bounds.maximum {
-        if float > max || (bounds.exclusive_maximum && float >= max) {
-            let what = if bounds.exclusive_maximum { "less than" } else { "less than or equal to" };
-            found.merge(simple(at, &shown, format!("{} in body should be {what} {}", at.path, go_float(max))));
-        }
+    let above = |max: &f64| float > *max || (bounds.exclusive_maximum && float >= *max);
+    if let Some(max) = bounds.maximum.filter(above) {
+        let what = if bounds.exclusive_maximum { "less than" } else { "less than or equal to" };
+        found.merge(simple(at, &shown, format!("{} in body should be {what} {}", at.path, go_float(max))));
     }
     found
 }
@@ -336,7 +336,8 @@ fn check_combinations(at: At<'_>, value: &Value, node: &Node) -> Found {
     if !node.one_of.is_empty() {
         let (passed, best) = best_branch(at, value, &node.one_of, false);
         if passed != 1 {
-            let seen = if passed == 0 { "Found none valid".into() } else { format!("Found {passed} valid alternatives") };
+            let seen =
+                if passed == 0 { "Found none valid".into() } else { format!("Found {passed} valid alternatives") };
             composite(&mut found, at, format!("{quoted} must validate one and only one schema (oneOf). {seen}"));
         }
         if passed <= 1 {
@@ -401,24 +402,88 @@ mod tests {
     #[test]
     fn each_keyword_has_the_text_of_the_real_server() {
         let rows = [
-            (json!({"type": "integer"}), json!("x"), "spec.f: Invalid value: \"string\": spec.f in body must be of type integer: \"string\""),
-(json!({"type": "string"}), json!(null), "spec.f: Invalid value: \"null\": spec.f in body must be of type string: \"null\""),
-            (json!({"type": "string", "enum": ["a", "b"]}), json!("c"), "spec.f: Unsupported value: \"c\": supported values: \"a\", \"b\""),
-            (json!({"type": "integer", "enum": [4, 6]}), json!(5), "spec.f: Unsupported value: 5: supported values: \"4\", \"6\""),
-            (json!({"type": "integer", "minimum": 0}), json!(-1), "spec.f: Invalid value: -1: spec.f in body should be greater than or equal to 0"),
-            (json!({"type": "integer", "maximum": 3, "exclusiveMaximum": true}), json!(3), "spec.f: Invalid value: 3: spec.f in body should be less than 3"),
-            (json!({"type": "number", "multipleOf": 0.5}), json!(0.7), "spec.f: Invalid value: 0.7: spec.f in body should be a multiple of 0.5"),
+            (
+                json!({"type": "integer"}),
+                json!("x"),
+                "spec.f: Invalid value: \"string\": spec.f in body must be of type integer: \"string\"",
+            ),
+            (
+                json!({"type": "string"}),
+                json!(null),
+                "spec.f: Invalid value: \"null\": spec.f in body must be of type string: \"null\"",
+            ),
+            (
+                json!({"type": "string", "enum": ["a", "b"]}),
+                json!("c"),
+                "spec.f: Unsupported value: \"c\": supported values: \"a\", \"b\"",
+            ),
+            (
+                json!({"type": "integer", "enum": [4, 6]}),
+                json!(5),
+                "spec.f: Unsupported value: 5: supported values: \"4\", \"6\"",
+            ),
+            (
+                json!({"type": "integer", "minimum": 0}),
+                json!(-1),
+                "spec.f: Invalid value: -1: spec.f in body should be greater than or equal to 0",
+            ),
+            (
+                json!({"type": "integer", "maximum": 3, "exclusiveMaximum": true}),
+                json!(3),
+                "spec.f: Invalid value: 3: spec.f in body should be less than 3",
+            ),
+            (
+                json!({"type": "number", "multipleOf": 0.5}),
+                json!(0.7),
+                "spec.f: Invalid value: 0.7: spec.f in body should be a multiple of 0.5",
+            ),
             (json!({"type": "string", "maxLength": 2}), json!("abc"), "spec.f: Too long: may not be more than 2 bytes"),
-            (json!({"type": "string", "minLength": 2}), json!("a"), "spec.f: Invalid value: \"a\": spec.f in body should be at least 2 chars long"),
-            (json!({"type": "string", "pattern": "^a+$"}), json!("b"), "spec.f: Invalid value: \"b\": spec.f in body should match '^a+$'"),
-            (json!({"type": "string", "format": "ipv4"}), json!("b"), "spec.f: Invalid value: \"b\": spec.f in body must be of type ipv4: \"b\""),
+            (
+                json!({"type": "string", "minLength": 2}),
+                json!("a"),
+                "spec.f: Invalid value: \"a\": spec.f in body should be at least 2 chars long",
+            ),
+            (
+                json!({"type": "string", "pattern": "^a+$"}),
+                json!("b"),
+                "spec.f: Invalid value: \"b\": spec.f in body should match '^a+$'",
+            ),
+            (
+                json!({"type": "string", "format": "ipv4"}),
+                json!("b"),
+                "spec.f: Invalid value: \"b\": spec.f in body must be of type ipv4: \"b\"",
+            ),
             (json!({"type": "array", "maxItems": 1}), json!([1, 2]), "spec.f: Too many: 2: must have at most 1 item"),
-            (json!({"type": "array", "minItems": 1}), json!([]), "spec.f: Invalid value: 0: spec.f in body should have at least 1 items"),
-            (json!({"type": "array", "items": {"type": "string"}}), json!([1]), "spec.f[0]: Invalid value: \"integer\": spec.f[0] in body must be of type string: \"integer\""),
-            (json!({"type": "object", "additionalProperties": {"type": "string"}}), json!({"k": 1}), "spec.f.k: Invalid value: \"integer\": spec.f.k in body must be of type string: \"integer\""),
-            (json!({"type": "object", "minProperties": 1}), json!({}), "spec.f: Invalid value: 0: spec.f in body should have at least 1 properties"),
-            (json!({"x-kubernetes-int-or-string": true}), json!(true), "spec.f: Invalid value: \"boolean\": spec.f in body must be of type integer,string: \"boolean\""),
-            (json!({"not": {"enum": ["x"]}}), json!("x"), "<nil>: Invalid value: \"\": \"spec.f\" must not validate the schema (not)"),
+            (
+                json!({"type": "array", "minItems": 1}),
+                json!([]),
+                "spec.f: Invalid value: 0: spec.f in body should have at least 1 items",
+            ),
+            (
+                json!({"type": "array", "items": {"type": "string"}}),
+                json!([1]),
+                "spec.f[0]: Invalid value: \"integer\": spec.f[0] in body must be of type string: \"integer\"",
+            ),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "string"}}),
+                json!({"k": 1}),
+                "spec.f.k: Invalid value: \"integer\": spec.f.k in body must be of type string: \"integer\"",
+            ),
+            (
+                json!({"type": "object", "minProperties": 1}),
+                json!({}),
+                "spec.f: Invalid value: 0: spec.f in body should have at least 1 properties",
+            ),
+            (
+                json!({"x-kubernetes-int-or-string": true}),
+                json!(true),
+                "spec.f: Invalid value: \"boolean\": spec.f in body must be of type integer,string: \"boolean\"",
+            ),
+            (
+                json!({"not": {"enum": ["x"]}}),
+                json!("x"),
+                "<nil>: Invalid value: \"\": \"spec.f\" must not validate the schema (not)",
+            ),
         ];
         for (schema, value, text) in rows {
             assert_eq!(field(schema.clone(), value.clone()), [text], "{schema} {value}");
@@ -454,11 +519,16 @@ mod tests {
             "properties": {"a": {"type": "string"}, "b": {"type": "string"}}});
         assert_eq!(
             field(schema.clone(), json!({})),
-            ["<nil>: Invalid value: \"\": \"spec.f\" must validate one and only one schema (oneOf). Found none valid", "spec.f.a: Required value"]
+            [
+                "<nil>: Invalid value: \"\": \"spec.f\" must validate one and only one schema (oneOf). Found none valid",
+                "spec.f.a: Required value"
+            ]
         );
         assert_eq!(
             field(schema, json!({"a": "", "b": ""})),
-            ["<nil>: Invalid value: \"\": \"spec.f\" must validate one and only one schema (oneOf). Found 2 valid alternatives"]
+            [
+                "<nil>: Invalid value: \"\": \"spec.f\" must validate one and only one schema (oneOf). Found 2 valid alternatives"
+            ]
         );
     }
 }

@@ -112,7 +112,11 @@ fn versions(spec: &Value, causes: &mut Vec<Cause>) {
         causes.push(Cause::invalid("spec.versions", &spec["versions"], "must contain unique version names"));
     }
     if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
-        causes.push(Cause::invalid("spec.versions", &spec["versions"], "must have exactly one version marked as storage version"));
+        causes.push(Cause::invalid(
+            "spec.versions",
+            &spec["versions"],
+            "must have exactly one version marked as storage version",
+        ));
     }
 }
 
@@ -146,19 +150,26 @@ fn scale(path: &str, scale: &Value, causes: &mut Vec<Cause>) {
         if text.is_empty() {
             causes.push(Cause::required(at, ""));
         } else if simple_path(&at, text, causes) && !text.starts_with(under) {
-            causes.push(Cause::invalid_text(at, text, format!("should be a json path under {}", under.trim_end_matches('.'))));
+            causes.push(Cause::invalid_text(
+                at,
+                text,
+                format!("should be a json path under {}", under.trim_end_matches('.')),
+            ));
         }
     }
     let at = format!("{path}.scale.labelSelectorPath");
-    if let Some(text) = scale["labelSelectorPath"].as_str().filter(|t| !t.is_empty()) {
-        if simple_path(&at, text, causes) && !text.starts_with(".spec.") && !text.starts_with(".status.") {
-            causes.push(Cause::invalid_text(at, text, "should be a json path under either .spec or .status"));
-        }
+    if let Some(text) = scale["labelSelectorPath"].as_str().filter(|t| !t.is_empty())
+        && simple_path(&at, text, causes)
+        && !text.starts_with(".spec.")
+        && !text.starts_with(".status.")
+    {
+        causes.push(Cause::invalid_text(at, text, "should be a json path under either .spec or .status"));
     }
 }
 
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-const COLUMN_FORMATS: [&str; 9] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password", "binary"];
+const COLUMN_FORMATS: [&str; 9] =
+    ["byte", "date", "date-time", "double", "float", "int32", "int64", "password", "binary"];
 
 fn columns(path: &str, columns: &Value, causes: &mut Vec<Cause>) {
     for (i, column) in columns.as_array().into_iter().flatten().enumerate() {
@@ -198,8 +209,7 @@ fn selectable(path: &str, fields: &Value, schema: &Value, causes: &mut Vec<Cause
             continue;
         }
         let segments = super::paths::segments(text);
-        let step = |node: Option<&'_ Value>, name: &String| node.and_then(|n| n["properties"].get(name)).cloned();
-        let found = segments.iter().fold(Some(schema.clone()), |node, (name, _)| step(node.as_ref(), name));
+        let found = segments.iter().try_fold(schema, |node, (name, _)| node["properties"].get(name));
         match found {
             None => causes.push(Cause::invalid_text(at, text, "is an invalid path: does not refer to a valid field")),
             Some(_) if segments.first().is_some_and(|(name, _)| name == "metadata") => {
@@ -239,7 +249,11 @@ fn kind_names(path: &str, kinds: &Value, required: bool, causes: &mut Vec<Cause>
         }
     }
     if !text("kind").is_empty() && text("kind") == text("listKind") {
-        causes.push(Cause::invalid_text(child(path, "listKind"), text("listKind"), "kind and listKind may not be the same"));
+        causes.push(Cause::invalid_text(
+            child(path, "listKind"),
+            text("listKind"),
+            "kind and listKind may not be the same",
+        ));
     }
     for key in ["shortNames", "categories"] {
         for (i, name) in super::node::strings(&kinds[key]).iter().enumerate() {
@@ -261,7 +275,10 @@ fn conversion(conversion: &Value, causes: &mut Vec<Cause>) {
         // Stored objects would have to be converted by a webhook, which this server does not call.
         causes.push(Cause::forbidden(child(path, "strategy"), "conversion webhooks are not served by this API server"));
     } else if conversion["webhook"].is_object() {
-        causes.push(Cause::forbidden(child(path, "webhookClientConfig"), "should not be set when strategy is not set to Webhook"));
+        causes.push(Cause::forbidden(
+            child(path, "webhookClientConfig"),
+            "should not be set when strategy is not set to Webhook",
+        ));
     }
 }
 
@@ -325,16 +342,36 @@ mod tests {
     fn faults_are_named_where_the_real_server_names_them() {
         let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
         let rows = [
-            ("/spec/group", json!("plain"), "spec.group: Invalid value: \"plain\": should be a domain with at least one dot"),
-            ("/spec/scope", json!("Everywhere"), "spec.scope: Unsupported value: \"Everywhere\": supported values: \"Cluster\", \"Namespaced\""),
-            (schema, json!({}), "spec.validation.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields"),
-            (schema, json!({"type": "array"}), "spec.validation.openAPIV3Schema.properties[spec].items: Required value: must be specified"),
+            (
+                "/spec/group",
+                json!("plain"),
+                "spec.group: Invalid value: \"plain\": should be a domain with at least one dot",
+            ),
+            (
+                "/spec/scope",
+                json!("Everywhere"),
+                "spec.scope: Unsupported value: \"Everywhere\": supported values: \"Cluster\", \"Namespaced\"",
+            ),
+            (
+                schema,
+                json!({}),
+                "spec.validation.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields",
+            ),
+            (
+                schema,
+                json!({"type": "array"}),
+                "spec.validation.openAPIV3Schema.properties[spec].items: Required value: must be specified",
+            ),
             (
                 schema,
                 json!({"type": "array", "uniqueItems": true, "items": {"type": "string"}}),
                 "spec.validation.openAPIV3Schema.properties[spec].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
             ),
-            ("/spec/names/kind", json!("WidgetList"), "spec.names.listKind: Invalid value: \"WidgetList\": kind and listKind may not be the same"),
+            (
+                "/spec/names/kind",
+                json!("WidgetList"),
+                "spec.names.listKind: Invalid value: \"WidgetList\": kind and listKind may not be the same",
+            ),
             ("/spec/versions/0/schema", json!({}), "spec.versions[0].schema.openAPIV3Schema: Required value"),
         ];
         for (path, value, text) in rows {
@@ -352,14 +389,20 @@ mod tests {
         new["status"] = json!({"storedVersions": ["v1", "v0"]});
         let texts: Vec<_> = validate(&new, Some(&old)).iter().map(ToString::to_string).collect();
         assert_eq!(texts[0], "spec.group: Invalid value: \"example.com\": field is immutable");
-        assert!(texts[1].starts_with("status.storedVersions[1]: Invalid value: \"v0\": missing from spec.versions"), "{texts:?}");
+        assert!(
+            texts[1].starts_with("status.storedVersions[1]: Invalid value: \"v0\": missing from spec.versions"),
+            "{texts:?}"
+        );
     }
 
     #[test]
     fn names_are_completed() {
         let mut crd = json!({"spec": {"names": {"kind": "Widget", "plural": "widgets"}}});
         default(&mut crd);
-        assert_eq!(crd["spec"]["names"], json!({"kind": "Widget", "plural": "widgets", "singular": "widget", "listKind": "WidgetList"}));
+        assert_eq!(
+            crd["spec"]["names"],
+            json!({"kind": "Widget", "plural": "widgets", "singular": "widget", "listKind": "WidgetList"})
+        );
         assert_eq!(crd["spec"]["conversion"], json!({"strategy": "None"}));
     }
 }

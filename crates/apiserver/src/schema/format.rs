@@ -17,8 +17,31 @@ pub(crate) fn applies(types: &[&str], format: &str) -> bool {
 }
 
 const STRING_FORMATS: [&str; 25] = [
-    "bsonobjectid", "uri", "email", "hostname", "ipv4", "ipv6", "cidr", "mac", "uuid", "uuid3", "uuid4", "uuid5", "isbn", "isbn10",
-    "isbn13", "creditcard", "ssn", "hexcolor", "rgbcolor", "byte", "password", "date", "duration", "datetime", "k8sshortname",
+    "bsonobjectid",
+    "uri",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "cidr",
+    "mac",
+    "uuid",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "creditcard",
+    "ssn",
+    "hexcolor",
+    "rgbcolor",
+    "byte",
+    "password",
+    "date",
+    "duration",
+    "datetime",
+    "k8sshortname",
 ];
 
 /// `date-time` and `datetime` are one format.
@@ -85,7 +108,8 @@ pub(crate) fn matches(format: &str, text: &str) -> bool {
 /// Go's `net.ParseCIDR`: an address, a slash and a length without leading zeros.
 fn is_cidr(text: &str) -> bool {
     let Some((address, length)) = text.split_once('/') else { return false };
-    let plain = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
+    let plain =
+        !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
     let Some(bits) = plain.then(|| length.parse::<u32>().ok()).flatten() else { return false };
     match address.parse() {
         Ok(std::net::IpAddr::V4(_)) => bits <= 32,
@@ -111,7 +135,8 @@ fn digits(text: &str) -> Vec<u32> {
 
 fn is_card(text: &str) -> bool {
     let digits = digits(text);
-    let sum: u32 = digits.iter().rev().enumerate().map(|(i, d)| if i % 2 == 1 { d * 2 / 10 + d * 2 % 10 } else { *d }).sum();
+    let sum: u32 =
+        digits.iter().rev().enumerate().map(|(i, d)| if i % 2 == 1 { d * 2 / 10 + d * 2 % 10 } else { *d }).sum();
     (13..=16).contains(&digits.len()) && sum.is_multiple_of(10)
 }
 

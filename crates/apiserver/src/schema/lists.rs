@@ -83,8 +83,14 @@ mod tests {
                 "x-kubernetes-list-map-keys": ["n"], "items": {"type": "object", "properties": {"n": {"type": "string"}}}}}})
         };
         assert_eq!(texts(list("set"), json!({"l": ["a", "b", "a", "a"]})), ["l[2]: Duplicate value: \"a\""]);
-        assert_eq!(texts(list("map"), json!({"l": [{"n": "a"}, {"n": "a", "v": 1}]})), ["l[1]: Duplicate value: {\"n\":\"a\"}"]);
-        assert_eq!(texts(list("map"), json!({"l": [3]})), ["l[0]: Invalid value: 3: must be an object for an array of list-type map"]);
+        assert_eq!(
+            texts(list("map"), json!({"l": [{"n": "a"}, {"n": "a", "v": 1}]})),
+            ["l[1]: Duplicate value: {\"n\":\"a\"}"]
+        );
+        assert_eq!(
+            texts(list("map"), json!({"l": [3]})),
+            ["l[0]: Invalid value: 3: must be an object for an array of list-type map"]
+        );
         assert_eq!(texts(list("atomic"), json!({"l": [1, 1]})), [""; 0]);
     }
 }

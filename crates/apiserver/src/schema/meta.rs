@@ -46,7 +46,9 @@ pub(crate) fn on_create(metadata: &Value, namespaced: bool, form: NameForm, caus
     let text = |key: &str| metadata[key].as_str().unwrap_or_default();
     let (name, prefix, namespace) = (text("name"), text("generateName"), text("namespace"));
     if !prefix.is_empty() {
-        causes.extend(form.prefix_problems(prefix).iter().map(|p| Cause::invalid_text("metadata.generateName", prefix, p)));
+        causes.extend(
+            form.prefix_problems(prefix).iter().map(|p| Cause::invalid_text("metadata.generateName", prefix, p)),
+        );
     }
     if name.is_empty() {
         causes.push(Cause::required("metadata.name", "name or generateName is required"));
@@ -55,7 +57,9 @@ pub(crate) fn on_create(metadata: &Value, namespaced: bool, form: NameForm, caus
     }
     match (namespaced, namespace) {
         (true, "") => causes.push(Cause::required("metadata.namespace", "")),
-        (true, ns) => causes.extend(names::dns1123_label(ns).iter().map(|p| Cause::invalid_text("metadata.namespace", ns, p))),
+        (true, ns) => {
+            causes.extend(names::dns1123_label(ns).iter().map(|p| Cause::invalid_text("metadata.namespace", ns, p)))
+        }
         (false, "") => {}
         (false, _) => causes.push(Cause::forbidden("metadata.namespace", "not allowed on this type")),
     }
@@ -78,7 +82,11 @@ pub(crate) fn on_update(new: &Value, old: &Value, strict: bool, causes: &mut Vec
     for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let empty = |value: &Value| value.is_null() || value == "";
         if new[field] != old[field] && !(empty(&new[field]) && empty(&old[field])) {
-            let shown = if new[field].is_null() && matches!(field, "name" | "namespace" | "uid") { &Value::from("") } else { &new[field] };
+            let shown = if new[field].is_null() && matches!(field, "name" | "namespace" | "uid") {
+                &Value::from("")
+            } else {
+                &new[field]
+            };
             causes.push(Cause::invalid(format!("metadata.{field}"), shown, "field is immutable"));
         }
     }
@@ -121,7 +129,11 @@ fn owners(owners: &Value, causes: &mut Vec<Cause>) {
     for owner in owners.as_array().into_iter().flatten() {
         let text = |key: &str| owner[key].as_str().unwrap_or_default();
         if text("apiVersion").is_empty() || text("apiVersion").ends_with('/') {
-            causes.push(Cause::invalid_text(child(path, "apiVersion"), text("apiVersion"), "version must not be empty"));
+            causes.push(Cause::invalid_text(
+                child(path, "apiVersion"),
+                text("apiVersion"),
+                "version must not be empty",
+            ));
         }
         for key in ["kind", "name", "uid"].into_iter().filter(|key| text(key).is_empty()) {
             causes.push(Cause::invalid_text(child(path, key), "", "must not be empty"));
@@ -161,7 +173,10 @@ fn no_new_finalizers(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     extra.sort();
     if !extra.is_empty() {
         let list: Vec<_> = extra.iter().map(|f| go_quote(f)).collect();
-        let text = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}", list.join(", "));
+        let text = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            list.join(", ")
+        );
         causes.push(Cause::forbidden("metadata.finalizers", text));
     }
 }
@@ -181,19 +196,29 @@ mod tests {
     fn names_follow_the_form_of_the_kind() {
         assert_eq!(
             created(json!({"name": "A_b"}), false, NameForm::Subdomain),
-            ["metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
+            [
+                "metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
               and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
-              '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"]
+              '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+            ]
         );
-        assert_eq!(created(json!({"name": "a.b"}), false, NameForm::Label), ["metadata.name: Invalid value: \"a.b\": must not contain dots"]);
+        assert_eq!(
+            created(json!({"name": "a.b"}), false, NameForm::Label),
+            ["metadata.name: Invalid value: \"a.b\": must not contain dots"]
+        );
         assert_eq!(
             created(json!({"name": "1a"}), false, NameForm::Label1035),
-            ["metadata.name: Invalid value: \"1a\": a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
+            [
+                "metadata.name: Invalid value: \"1a\": a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
               alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is \
-              '[a-z]([-a-z0-9]*[a-z0-9])?')"]
+              '[a-z]([-a-z0-9]*[a-z0-9])?')"
+            ]
         );
         assert_eq!(created(json!({"generateName": "a-", "name": "a-x"}), false, NameForm::Label), [""; 0]);
-        assert_eq!(created(json!({}), false, NameForm::Label), ["metadata.name: Required value: name or generateName is required"]);
+        assert_eq!(
+            created(json!({}), false, NameForm::Label),
+            ["metadata.name: Required value: name or generateName is required"]
+        );
         assert_eq!(created(json!({"name": "a"}), true, NameForm::Label), ["metadata.namespace: Required value"]);
         assert_eq!(
             created(json!({"name": "a", "namespace": "n"}), false, NameForm::Label),

@@ -116,7 +116,8 @@ mod tests {
         let schema = json!({"type": "object", "properties": {
             "m": {"type": "object", "additionalProperties": {"type": "string"}},
             "e": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}}});
-        let (value, unknown) = pruned(schema, json!({"m": {"any": "x"}, "e": {"kind": "K", "metadata": {"name": "n"}, "other": 1}}));
+        let (value, unknown) =
+            pruned(schema, json!({"m": {"any": "x"}, "e": {"kind": "K", "metadata": {"name": "n"}, "other": 1}}));
         assert_eq!(value, json!({"m": {"any": "x"}, "e": {"kind": "K", "metadata": {"name": "n"}}}));
         assert_eq!(unknown, ["e.other"]);
     }

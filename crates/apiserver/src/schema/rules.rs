@@ -23,8 +23,10 @@ thread_local! {
     static LIBRARY: Context<'static> = Context::default().with_all();
 }
 
-static TO_TIMESTAMP: LazyLock<Program> = LazyLock::new(|| Program::compile("timestamp(text)").expect("a literal expression"));
-static TO_DURATION: LazyLock<Program> = LazyLock::new(|| Program::compile("duration(text)").expect("a literal expression"));
+static TO_TIMESTAMP: LazyLock<Program> =
+    LazyLock::new(|| Program::compile("timestamp(text)").expect("a literal expression"));
+static TO_DURATION: LazyLock<Program> =
+    LazyLock::new(|| Program::compile("duration(text)").expect("a literal expression"));
 
 /// One compiled rule.
 #[derive(Debug)]
@@ -97,7 +99,9 @@ impl Walk<'_> {
                 for (name, value) in map {
                     let old = old.and_then(|o| o.get(name));
                     match (rules.properties.get(name), &rules.additional) {
-                        (Some(sub), _) => self.visit(&child(path, name), value, old, sub, node.at(name).unwrap_or(sub), settled),
+                        (Some(sub), _) => {
+                            self.visit(&child(path, name), value, old, sub, node.at(name).unwrap_or(sub), settled)
+                        }
                         (None, Additional::Schema(sub)) => {
                             self.visit(&key(path, name), value, old, sub, node.at(name).unwrap_or(sub), settled);
                         }
@@ -129,15 +133,17 @@ impl Walk<'_> {
             let mut scope = self.library.new_inner_scope();
             scope.add_variable_from_value("self", this.clone());
             match (&before, rule.optional_old_self) {
-                (Some(before), true) => scope.add_variable_from_value("oldSelf", optional(OptionalValue::of(before.clone()))),
+                (Some(before), true) => {
+                    scope.add_variable_from_value("oldSelf", optional(OptionalValue::of(before.clone())))
+                }
                 (None, true) => scope.add_variable_from_value("oldSelf", optional(OptionalValue::none())),
                 (Some(before), false) => scope.add_variable_from_value("oldSelf", before.clone()),
                 (None, false) => {}
             }
-            if let Some(cause) = judge(path, value, rule, node, &scope) {
-                if !cause.1 || rule.uses_old_self || !settled {
-                    self.causes.push(cause.0);
-                }
+            if let Some((cause, is_false)) = judge(path, value, rule, node, &scope)
+                && (!is_false || rule.uses_old_self || !settled)
+            {
+                self.causes.push(cause);
             }
         }
     }
@@ -164,7 +170,9 @@ fn judge(path: &str, value: &Value, rule: &Rule, node: &Node, scope: &Context<'_
 fn refusal(path: &str, value: &Value, rule: &Rule, node: &Node, scope: &Context<'_>) -> Cause {
     let detail = message(rule, scope);
     let path = match &rule.field_path {
-        Some(field_path) => format!("{}{}", if path.is_empty() { "" } else { path }, normalized(field_path, node, path.is_empty())),
+        Some(field_path) => {
+            format!("{}{}", if path.is_empty() { "" } else { path }, normalized(field_path, node, path.is_empty()))
+        }
         None => path.to_owned(),
     };
     match (rule.reason.as_deref(), node.is_compound()) {
@@ -190,8 +198,12 @@ fn message(rule: &Rule, scope: &Context<'_>) -> String {
 fn trouble(error: &ExecutionError, rule: &Rule) -> String {
     let label = rule.label();
     let what = match error {
-        ExecutionError::NoSuchOverload | ExecutionError::UnsupportedBinaryOperator(..) | ExecutionError::ValuesNotComparable(..) => {
-            return format!("'no such overload': call arguments did not match a supported operator, function or macro signature for rule: {label}");
+        ExecutionError::NoSuchOverload
+        | ExecutionError::UnsupportedBinaryOperator(..)
+        | ExecutionError::ValuesNotComparable(..) => {
+            return format!(
+                "'no such overload': call arguments did not match a supported operator, function or macro signature for rule: {label}"
+            );
         }
         ExecutionError::NoSuchKey(name) => format!("no such key: {name}"),
         ExecutionError::IndexOutOfBounds(Cel::Int(i)) => format!("index out of bounds: {i}"),
@@ -227,7 +239,9 @@ fn to_cel(value: &Value, node: Option<&Node>, library: &Context<'_>) -> Cel {
     match value {
         Value::Null => Cel::Null,
         Value::Bool(flag) => Cel::Bool(*flag),
-        Value::Number(number) if node.is_some_and(|n| n.types == ["number"]) => Cel::Float(number.as_f64().unwrap_or_default()),
+        Value::Number(number) if node.is_some_and(|n| n.types == ["number"]) => {
+            Cel::Float(number.as_f64().unwrap_or_default())
+        }
         Value::Number(number) => match number.as_i64() {
             Some(int) => Cel::Int(int),
             None => Cel::Float(number.as_f64().unwrap_or_default()),
@@ -256,7 +270,8 @@ fn text_to_cel(text: &str, node: Option<&Node>, library: &Context<'_>) -> Cel {
         Some("byte") => {
             use base64::Engine;
             let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-            return decoded.map_or_else(|_| Cel::String(Arc::new(text.to_owned())), |bytes| Cel::Bytes(Arc::new(bytes)));
+            return decoded
+                .map_or_else(|_| Cel::String(Arc::new(text.to_owned())), |bytes| Cel::Bytes(Arc::new(bytes)));
         }
         _ => return Cel::String(Arc::new(text.to_owned())),
     };
@@ -267,8 +282,27 @@ fn text_to_cel(text: &str, node: Option<&Node>, library: &Context<'_>) -> Cel {
 
 /// Words that CEL reserves; a field of that name is `__name__` in a rule.
 const RESERVED: [&str; 21] = [
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop",
-    "package", "namespace", "return", "var", "void", "while",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// A field name as a rule spells it.
@@ -303,9 +337,18 @@ mod tests {
         let rows = [
             (json!({"rule": "self.a > self.b"}), "spec: Invalid value: failed rule: self.a > self.b"),
             (json!({"rule": "self.a > self.b", "message": "a first"}), "spec: Invalid value: a first"),
-            (json!({"rule": "self.a > self.b", "messageExpression": "'a is ' + string(self.a)"}), "spec: Invalid value: a is 1"),
-            (json!({"rule": "self.a > self.b", "message": "no", "reason": "FieldValueForbidden", "fieldPath": ".a"}), "spec.a: Forbidden: no"),
-            (json!({"rule": "self.n > 1.0"}), "spec: Invalid value: \"object\": no such key: n evaluating rule: self.n > 1.0"),
+            (
+                json!({"rule": "self.a > self.b", "messageExpression": "'a is ' + string(self.a)"}),
+                "spec: Invalid value: a is 1",
+            ),
+            (
+                json!({"rule": "self.a > self.b", "message": "no", "reason": "FieldValueForbidden", "fieldPath": ".a"}),
+                "spec.a: Forbidden: no",
+            ),
+            (
+                json!({"rule": "self.n > 1.0"}),
+                "spec: Invalid value: \"object\": no such key: n evaluating rule: self.n > 1.0",
+            ),
         ];
         for (definition, text) in rows {
             assert_eq!(texts(rule(definition.clone()), value.clone(), None), [text], "{definition}");
@@ -336,7 +379,9 @@ mod tests {
         assert_eq!(texts(schema.clone(), one.clone(), None), [""; 0]);
         assert_eq!(texts(schema.clone(), one.clone(), Some(one.clone())), [""; 0]);
         assert_eq!(texts(schema, two, Some(one.clone())), ["spec: Invalid value: a is immutable"]);
-        let schema = rule(json!({"rule": "oldSelf.hasValue() || self.a == 1", "optionalOldSelf": true, "message": "starts at 1"}));
+        let schema = rule(
+            json!({"rule": "oldSelf.hasValue() || self.a == 1", "optionalOldSelf": true, "message": "starts at 1"}),
+        );
         assert_eq!(texts(schema.clone(), json!({"spec": {"a": 2}}), None), ["spec: Invalid value: starts at 1"]);
         assert_eq!(texts(schema, json!({"spec": {"a": 2}}), Some(one)), [""; 0]);
     }

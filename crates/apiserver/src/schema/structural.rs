@@ -24,7 +24,8 @@ pub(crate) fn validate(path: &str, schema: &Value, status: bool, causes: &mut Ve
         causes.push(Cause::forbidden(child(path, "nullable"), "nullable cannot be true at the root"));
     }
     if status && schema["type"] != "object" && schema["type"].is_string() {
-        let detail = "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
+        let detail =
+            "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
         causes.push(Cause::invalid(child(path, "type"), &schema["type"], detail));
     }
     let before = causes.len();
@@ -94,7 +95,9 @@ fn embedded(path: &str, schema: &Value, level: Level, causes: &mut Vec<Cause>) {
             let detail = "must not be used if x-kubernetes-embedded-resource is set";
             causes.push(Cause::forbidden(child(path, "additionalProperties"), detail));
         }
-        if !on("x-kubernetes-preserve-unknown-fields") && schema["properties"].as_object().is_none_or(serde_json::Map::is_empty) {
+        if !on("x-kubernetes-preserve-unknown-fields")
+            && schema["properties"].as_object().is_none_or(serde_json::Map::is_empty)
+        {
             let detail = "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
             causes.push(Cause::required(child(path, "properties"), detail));
         }
@@ -102,11 +105,18 @@ fn embedded(path: &str, schema: &Value, level: Level, causes: &mut Vec<Cause>) {
     if on("x-kubernetes-int-or-string") {
         for other in ["x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"] {
             if on(other) {
-                causes.push(Cause::invalid(child(path, other), &Value::Bool(true), "must be false if x-kubernetes-int-or-string is true"));
+                causes.push(Cause::invalid(
+                    child(path, other),
+                    &Value::Bool(true),
+                    "must be false if x-kubernetes-int-or-string is true",
+                ));
             }
         }
         if let Some(type_name) = schema["type"].as_str() {
-            causes.push(Cause::forbidden(child(path, "type"), format!("must be empty if x-kubernetes-int-or-string is true, but is {type_name}")));
+            causes.push(Cause::forbidden(
+                child(path, "type"),
+                format!("must be empty if x-kubernetes-int-or-string is true, but is {type_name}"),
+            ));
         }
     }
     if level == Level::Root {
@@ -125,7 +135,11 @@ fn embedded(path: &str, schema: &Value, level: Level, causes: &mut Vec<Cause>) {
 fn metadata(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
     let Some(map) = schema.as_object() else { return };
     if schema["type"] != "object" {
-        causes.push(Cause::invalid_text(child(path, "type"), schema["type"].as_str().unwrap_or_default(), "must be object"));
+        causes.push(Cause::invalid_text(
+            child(path, "type"),
+            schema["type"].as_str().unwrap_or_default(),
+            "must be object",
+        ));
     }
     let foreign = |name: &String| !["name", "generateName"].contains(&name.as_str());
     let properties = schema["properties"].as_object().is_some_and(|p| p.keys().any(foreign));
@@ -143,7 +157,9 @@ fn branch_is_pure(path: &str, branch: &Value, int_or_string: bool, causes: &mut 
             causes.push(Cause::forbidden(child(path, keyword), "must be empty to be structural"));
         }
     }
-    for keyword in ["x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource", "x-kubernetes-int-or-string"] {
+    for keyword in
+        ["x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource", "x-kubernetes-int-or-string"]
+    {
         if branch[keyword] == true {
             causes.push(Cause::forbidden(child(path, keyword), "must be false to be structural"));
         }
@@ -167,7 +183,8 @@ const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "st
 fn keywords(path: &str, schema: &Value, uncorrelated: Option<&str>, root: bool, causes: &mut Vec<Cause>) {
     let type_name = schema["type"].as_str().unwrap_or_default();
     if type_name == "null" {
-        causes.push(Cause::forbidden(child(path, "type"), "type cannot be set to null, use nullable as an alternative"));
+        causes
+            .push(Cause::forbidden(child(path, "type"), "type cannot be set to null, use nullable as an alternative"));
     } else if !type_name.is_empty() && !TYPES.contains(&type_name) {
         causes.push(Cause::not_supported(child(path, "type"), &schema["type"], &TYPES));
     }
@@ -184,7 +201,9 @@ fn keywords(path: &str, schema: &Value, uncorrelated: Option<&str>, root: bool, 
         causes.push(Cause::forbidden(child(path, "items"), "items must be a schema object and not an array"));
     }
     let properties = schema["properties"].as_object();
-    if properties.is_some_and(|p| !p.is_empty()) && (schema["additionalProperties"].is_object() || schema["additionalProperties"] == false) {
+    if properties.is_some_and(|p| !p.is_empty())
+        && (schema["additionalProperties"].is_object() || schema["additionalProperties"] == false)
+    {
         let detail = "additionalProperties and properties are mutual exclusive";
         causes.push(Cause::forbidden(child(path, "additionalProperties"), detail));
     }
@@ -220,7 +239,11 @@ fn collection_types(path: &str, schema: &Value, type_name: &str, causes: &mut Ve
         if type_name != wanted {
             let detail = format!("must be {wanted} if {keyword} is specified");
             let at = child(path, "type");
-            causes.push(if type_name.is_empty() { Cause::required(at, detail) } else { Cause::invalid_text(at, type_name, detail) });
+            causes.push(if type_name.is_empty() {
+                Cause::required(at, detail)
+            } else {
+                Cause::invalid_text(at, type_name, detail)
+            });
         }
         if !values.contains(&value) {
             causes.push(Cause::not_supported(child(path, keyword), &schema[keyword], values));
@@ -230,7 +253,11 @@ fn collection_types(path: &str, schema: &Value, type_name: &str, causes: &mut Ve
     let items = &schema["items"];
     let list_type = schema["x-kubernetes-list-type"].as_str();
     if matches!(list_type, Some("set" | "map")) && items["nullable"] == true {
-        let detail = if list_type == Some("map") { "cannot be nullable when x-kubernetes-list-type is map" } else { "cannot be nullable when x-kubernetes-list-type is set" };
+        let detail = if list_type == Some("map") {
+            "cannot be nullable when x-kubernetes-list-type is map"
+        } else {
+            "cannot be nullable when x-kubernetes-list-type is set"
+        };
         causes.push(Cause::forbidden(child(path, "items.nullable"), detail));
     }
 }
@@ -255,7 +282,11 @@ fn map_keys(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
     }
     let items = &schema["items"];
     if items["type"] != "object" {
-        causes.push(Cause::invalid(child(path, "items.type"), &items["type"], "must be object if parent array's x-kubernetes-list-type is map"));
+        causes.push(Cause::invalid(
+            child(path, "items.type"),
+            &items["type"],
+            "must be object if parent array's x-kubernetes-list-type is map",
+        ));
         return;
     }
     let required = strings(&items["required"]);
@@ -263,7 +294,11 @@ fn map_keys(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
         let property = &items["properties"][name.as_str()];
         let property_path = key(&child(path, "items.properties"), name);
         if !property.is_object() {
-            causes.push(Cause::invalid(&at, &schema["x-kubernetes-list-map-keys"], "entries must all be names of item properties"));
+            causes.push(Cause::invalid(
+                &at,
+                &schema["x-kubernetes-list-map-keys"],
+                "entries must all be names of item properties",
+            ));
             continue;
         }
         if ["object", "array"].contains(&property["type"].as_str().unwrap_or_default()) {
@@ -271,10 +306,15 @@ fn map_keys(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::invalid(child(&property_path, "type"), &property["type"], detail));
         }
         if keys[..i].contains(name) {
-            causes.push(Cause::invalid(&at, &schema["x-kubernetes-list-map-keys"], "must not contain duplicate entries"));
+            causes.push(Cause::invalid(
+                &at,
+                &schema["x-kubernetes-list-map-keys"],
+                "must not contain duplicate entries",
+            ));
         }
         if !required.contains(name) && property["default"].is_null() {
-            let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
+            let detail =
+                "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
             causes.push(Cause::required(child(&property_path, "default"), detail));
         }
     }
@@ -296,7 +336,8 @@ fn validations(path: &str, schema: &Value, uncorrelated: Option<&str>, causes: &
         } else if text("message").trim().contains('\n') {
             causes.push(Cause::invalid_text(child(&at, "message"), text("message"), "must not contain line breaks"));
         } else if expression.contains('\n') && text("message").trim().is_empty() {
-            causes.push(Cause::required(child(&at, "message"), "message must be specified if rule contains line breaks"));
+            causes
+                .push(Cause::required(child(&at, "message"), "message must be specified if rule contains line breaks"));
         }
         if !rule["reason"].is_null() && !REASONS.contains(&text("reason")) {
             causes.push(Cause::not_supported(child(&at, "reason"), &rule["reason"], &REASONS));
@@ -314,7 +355,8 @@ fn expression_is_sound(at: &str, rule: &Value, expression: &str, uncorrelated: O
         Ok(program) => {
             let transition = program.references().has_variable("oldSelf");
             if let (true, Some(within)) = (transition, uncorrelated) {
-                let detail = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
+                let detail =
+                    format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
                 causes.push(Cause::invalid_text(child(at, "rule"), expression, detail));
             }
             if !transition && !rule["optionalOldSelf"].is_null() {
@@ -323,10 +365,11 @@ fn expression_is_sound(at: &str, rule: &Value, expression: &str, uncorrelated: O
             }
         }
     }
-    if let Some(text) = rule["messageExpression"].as_str().filter(|t| !t.trim().is_empty()) {
-        if let Err(error) = rules::compile(text.trim()) {
-            causes.push(Cause::invalid(child(at, "messageExpression"), rule, format!("messageExpression compilation failed: {error}")));
-        }
+    if let Some(text) = rule["messageExpression"].as_str().filter(|t| !t.trim().is_empty())
+        && let Err(error) = rules::compile(text.trim())
+    {
+        let detail = format!("messageExpression compilation failed: {error}");
+        causes.push(Cause::invalid(child(at, "messageExpression"), rule, detail));
     }
 }
 
@@ -352,7 +395,10 @@ fn defaults(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
         super::default::apply(&mut filled, &node);
         causes.extend(super::check::value(&child(path, "default"), &filled, None, &node));
         let mut pruned = serde_json::json!({"value": filled});
-        let unknown = super::prune::object(&mut pruned, &Node::compile(&serde_json::json!({"type": "object", "properties": {"value": schema}})));
+        let unknown = super::prune::object(
+            &mut pruned,
+            &Node::compile(&serde_json::json!({"type": "object", "properties": {"value": schema}})),
+        );
         if !unknown.is_empty() {
             causes.push(Cause::invalid(child(path, "default"), default, "must not have unknown fields"));
         }
@@ -382,13 +428,31 @@ mod tests {
     #[test]
     fn faults_of_a_field() {
         let rows = [
-            (json!({"type": "text"}), "s.properties[f].type: Unsupported value: \"text\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\""),
+            (
+                json!({"type": "text"}),
+                "s.properties[f].type: Unsupported value: \"text\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\"",
+            ),
             (json!({"type": "string", "$ref": "#/x"}), "s.properties[f].$ref: Forbidden: $ref is not supported"),
-            (json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "map"}), "s.properties[f].x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map"),
-            (json!({"type": "integer", "anyOf": [{"type": "integer"}]}), "s.properties[f].anyOf[0].type: Forbidden: must be empty to be structural"),
-            (json!({"type": "integer", "default": "x"}), "s.properties[f].default: Invalid value: \"string\":  in body must be of type integer: \"string\""),
-            (json!({"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}), "s.properties[f].items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within s.properties[f]"),
-            (json!({"type": "string", "x-kubernetes-validations": [{"rule": "self.size() > 0", "reason": "Why"}]}), "s.properties[f].x-kubernetes-validations[0].reason: Unsupported value: \"Why\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \"FieldValueInvalid\", \"FieldValueRequired\""),
+            (
+                json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "map"}),
+                "s.properties[f].x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map",
+            ),
+            (
+                json!({"type": "integer", "anyOf": [{"type": "integer"}]}),
+                "s.properties[f].anyOf[0].type: Forbidden: must be empty to be structural",
+            ),
+            (
+                json!({"type": "integer", "default": "x"}),
+                "s.properties[f].default: Invalid value: \"string\":  in body must be of type integer: \"string\"",
+            ),
+            (
+                json!({"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}),
+                "s.properties[f].items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within s.properties[f]",
+            ),
+            (
+                json!({"type": "string", "x-kubernetes-validations": [{"rule": "self.size() > 0", "reason": "Why"}]}),
+                "s.properties[f].x-kubernetes-validations[0].reason: Unsupported value: \"Why\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \"FieldValueInvalid\", \"FieldValueRequired\"",
+            ),
         ];
         for (field, text) in rows {
             assert_eq!(texts(field.clone()), [text], "{field}");

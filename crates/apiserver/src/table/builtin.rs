@@ -42,7 +42,10 @@ pub(crate) fn columns(group: &str, kind: &str) -> (Printer, Vec<Definition>) {
         ("", "Node") => (node, node_columns()),
         ("", "Event") | ("events.k8s.io", "Event") => (event, event_columns()),
         ("", "Namespace") => (namespace, vec![name(), col("Status", 0, "The status of the namespace"), age_column()]),
-        ("", "Secret") => (secret, vec![name(), col("Type", 0, core("Secret", "type")), col("Data", 0, core("Secret", "data")), age_column()]),
+        ("", "Secret") => (
+            secret,
+            vec![name(), col("Type", 0, core("Secret", "type")), col("Data", 0, core("Secret", "data")), age_column()],
+        ),
         ("", "ConfigMap") => (config_map, vec![name(), col("Data", 0, core("ConfigMap", "data")), age_column()]),
         ("", "ServiceAccount") => (service_account, vec![name(), age_column()]),
         ("", "Endpoints") => (endpoints, vec![name(), col("Endpoints", 0, core("Endpoints", "subsets")), age_column()]),
@@ -84,7 +87,13 @@ fn shortened(entries: &[String], max: usize) -> String {
 }
 
 fn plain_columns() -> Vec<Definition> {
-    let created = Definition { name: "Created At", type_: "date", format: "", description: description(META, "creationTimestamp"), priority: 0 };
+    let created = Definition {
+        name: "Created At",
+        type_: "date",
+        format: "",
+        description: description(META, "creationTimestamp"),
+        priority: 0,
+    };
     vec![name(), created]
 }
 
@@ -144,8 +153,13 @@ fn endpoint_slice(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         None => port["name"].as_str().unwrap_or("*").to_owned(),
     };
     let ports: Vec<_> = list(&object["ports"]).map(port).collect();
-    let addresses: Vec<_> = list(&object["endpoints"]).flat_map(|e| list(&e["addresses"])).map(|a| text(a, "").to_owned()).collect();
-    named(object, now, vec![text(&object["addressType"], "").into(), shortened(&ports, 3).into(), shortened(&addresses, 3).into()])
+    let addresses: Vec<_> =
+        list(&object["endpoints"]).flat_map(|e| list(&e["addresses"])).map(|a| text(a, "").to_owned()).collect();
+    named(
+        object,
+        now,
+        vec![text(&object["addressType"], "").into(), shortened(&ports, 3).into(), shortened(&addresses, 3).into()],
+    )
 }
 
 fn endpoints(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
@@ -159,7 +173,13 @@ fn endpoints(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
             all.extend(addresses().map(|ip| join_host_port(ip, port["port"].as_i64().unwrap_or(0))));
         }
     }
-    let shown = if list(&object["subsets"]).len() == 0 { "<none>".to_owned() } else if all.is_empty() { String::new() } else { shortened(&all, 3) };
+    let shown = if list(&object["subsets"]).len() == 0 {
+        "<none>".to_owned()
+    } else if all.is_empty() {
+        String::new()
+    } else {
+        shortened(&all, 3)
+    };
     named(object, now, vec![shown.into()])
 }
 
@@ -211,7 +231,10 @@ fn external_ip(object: &Value) -> String {
         "ClusterIP" | "NodePort" => external.join(","),
         "LoadBalancer" => {
             let ingress = list(&object["status"]["loadBalancer"]["ingress"]);
-            let mut all: Vec<String> = ingress.map(|i| text(&i["ip"], text(&i["hostname"], "")).to_owned()).filter(|t| !t.is_empty()).collect();
+            let mut all: Vec<String> = ingress
+                .map(|i| text(&i["ip"], text(&i["hostname"], "")).to_owned())
+                .filter(|t| !t.is_empty())
+                .collect();
             all.sort();
             all.dedup();
             all.extend(external);
@@ -357,9 +380,15 @@ mod tests {
         let service = json!({"metadata": meta, "spec": {"type": "LoadBalancer", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
             "selector": {"app": "a"}, "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]},
             "status": {"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}]}}});
-        assert_eq!(cells("", "Service", service), ["s", "LoadBalancer", "10.0.0.1", "1.2.3.4", "80:30080/TCP,53/UDP", "24h", "app=a"]);
+        assert_eq!(
+            cells("", "Service", service),
+            ["s", "LoadBalancer", "10.0.0.1", "1.2.3.4", "80:30080/TCP,53/UDP", "24h", "app=a"]
+        );
         let pending = json!({"metadata": meta, "spec": {"type": "LoadBalancer"}});
-        assert_eq!(cells("", "Service", pending), ["s", "LoadBalancer", "<none>", "<pending>", "<none>", "24h", "<none>"]);
+        assert_eq!(
+            cells("", "Service", pending),
+            ["s", "LoadBalancer", "<none>", "<pending>", "<none>", "24h", "<none>"]
+        );
     }
 
     #[test]
@@ -369,7 +398,18 @@ mod tests {
                 "nodeInfo": {"kubeletVersion": "v1.36.0", "kernelVersion": "6.1", "architecture": "amd64"}}});
         assert_eq!(
             cells("", "Node", node),
-            ["n", "Ready,SchedulingDisabled", "control-plane", "<unknown>", "v1.36.0", "10.0.0.1", "<none>", "<unknown>", "6.1 (amd64)", "<unknown>"]
+            [
+                "n",
+                "Ready,SchedulingDisabled",
+                "control-plane",
+                "<unknown>",
+                "v1.36.0",
+                "10.0.0.1",
+                "<none>",
+                "<unknown>",
+                "6.1 (amd64)",
+                "<unknown>"
+            ]
         );
     }
 
@@ -377,10 +417,23 @@ mod tests {
     fn events_and_slices() {
         let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p"}, "type": "Normal", "reason": "Started",
             "message": " ok\n", "firstTimestamp": "2026-01-01T23:59:00Z", "lastTimestamp": "2026-01-01T23:59:30Z", "count": 3, "source": {"component": "kubelet", "host": "n"}});
-        assert_eq!(cells("", "Event", event), ["30s", "Normal", "Started", "pod/p", "", "kubelet, n", "ok", "60s", "3", "e"]);
+        assert_eq!(
+            cells("", "Event", event),
+            ["30s", "Normal", "Started", "pod/p", "", "kubelet, n", "ok", "60s", "3", "e"]
+        );
         let slice = json!({"metadata": {"name": "s"}, "addressType": "IPv4", "ports": [{"port": 80}],
             "endpoints": [{"addresses": ["1.1.1.1"]}, {"addresses": ["1.1.1.2"]}, {"addresses": ["1.1.1.3"]}, {"addresses": ["1.1.1.4"]}]});
-        assert_eq!(cells("discovery.k8s.io", "EndpointSlice", slice), ["s", "IPv4", "80", "1.1.1.1,1.1.1.2,1.1.1.3 + 1 more...", "<unknown>"]);
-        assert_eq!(cells("apiextensions.k8s.io", "CustomResourceDefinition", json!({"metadata": {"name": "c", "creationTimestamp": "2026-01-01T00:00:00Z"}})), ["c", "2026-01-01T00:00:00Z"]);
+        assert_eq!(
+            cells("discovery.k8s.io", "EndpointSlice", slice),
+            ["s", "IPv4", "80", "1.1.1.1,1.1.1.2,1.1.1.3 + 1 more...", "<unknown>"]
+        );
+        assert_eq!(
+            cells(
+                "apiextensions.k8s.io",
+                "CustomResourceDefinition",
+                json!({"metadata": {"name": "c", "creationTimestamp": "2026-01-01T00:00:00Z"}})
+            ),
+            ["c", "2026-01-01T00:00:00Z"]
+        );
     }
 }

@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn paths_find_what_kubectl_finds() {
-        let object = json!({"a": {"b.c/d": 1, "x": {"y": 2}}, "l": [{"t": "A", "s": "no"}, {"t": "Ready", "s": "yes"}]});
+        let object =
+            json!({"a": {"b.c/d": 1, "x": {"y": 2}}, "l": [{"t": "A", "s": "no"}, {"t": "Ready", "s": "yes"}]});
         for (path, wanted) in [
             (".a['b\\.c/d']", Some(json!(1))),
             (".a.b\\.c/d", Some(json!(1))),

@@ -76,7 +76,11 @@ fn pod_columns() -> Vec<Definition> {
         name(),
         col("Ready", 0, "The aggregate readiness state of this pod for accepting traffic."),
         col("Status", 0, "The aggregate status of the containers in this pod."),
-        col("Restarts", 0, "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted."),
+        col(
+            "Restarts",
+            0,
+            "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
+        ),
         age_column(),
         col("IP", 1, core("PodStatus", "podIP")),
         col("Node", 1, core("PodSpec", "nodeName")),
@@ -99,7 +103,9 @@ fn pod(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let summary = summarise(object);
     let (spec, status) = (&object["spec"], &object["status"]);
     let restarts = match summary.last_restart {
-        Some(then) if summary.restarts != 0 => format!("{} ({} ago)", summary.restarts, super::duration::since(now, then)),
+        Some(then) if summary.restarts != 0 => {
+            format!("{} ({} ago)", summary.restarts, super::duration::since(now, then))
+        }
         _ => summary.restarts.to_string(),
     };
     vec![
@@ -137,8 +143,10 @@ fn summarise(object: &Value) -> Summary {
     if list(&status["conditions"]).any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated") {
         summary.reason = "SchedulingGated".to_owned();
     }
-    let sidecars: Vec<&str> =
-        list(&spec["initContainers"]).filter(|c| c["restartPolicy"] == "Always").map(|c| text(&c["name"], "")).collect();
+    let sidecars: Vec<&str> = list(&spec["initContainers"])
+        .filter(|c| c["restartPolicy"] == "Always")
+        .map(|c| text(&c["name"], ""))
+        .collect();
     summary.total += sidecars.len();
     let initializing = init_containers(object, &sidecars, &mut summary);
     if !initializing || condition_is_true(object, "Initialized") {
@@ -283,7 +291,13 @@ fn replica_set(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
 fn daemon_set(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let status = &object["status"];
     let mut row = vec![object["metadata"]["name"].clone()];
-    let counts = ["desiredNumberScheduled", "currentNumberScheduled", "numberReady", "updatedNumberScheduled", "numberAvailable"];
+    let counts = [
+        "desiredNumberScheduled",
+        "currentNumberScheduled",
+        "numberReady",
+        "updatedNumberScheduled",
+        "numberAvailable",
+    ];
     row.extend(counts.map(|field| number(&status[field])));
     row.push(labels(&object["spec"]["template"]["spec"]["nodeSelector"]).into());
     row.push(object_age(object, now));
@@ -332,8 +346,11 @@ fn job(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         human(end.as_nanosecond() - start.as_nanosecond())
     });
     let conditions = [("Complete", "Complete"), ("Failed", "Failed")];
-    let later = [("Suspended", "Suspended"), ("FailureTarget", "FailureTarget"), ("SuccessCriteriaMet", "SuccessCriteriaMet")];
-    let found = |list: &[(&'static str, &'static str)]| list.iter().find(|(type_, _)| condition_is_true(object, type_)).map(|(_, s)| *s);
+    let later =
+        [("Suspended", "Suspended"), ("FailureTarget", "FailureTarget"), ("SuccessCriteriaMet", "SuccessCriteriaMet")];
+    let found = |list: &[(&'static str, &'static str)]| {
+        list.iter().find(|(type_, _)| condition_is_true(object, type_)).map(|(_, s)| *s)
+    };
     let deleted = (!object["metadata"]["deletionTimestamp"].is_null()).then_some("Terminating");
     let state = found(&conditions).or(deleted).or_else(|| found(&later)).unwrap_or("Running");
     let mut row = vec![
@@ -361,7 +378,11 @@ mod tests {
     }
 
     fn pod(status: Value) -> String {
-        let row = cells("", "Pod", json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]}, "status": status}));
+        let row = cells(
+            "",
+            "Pod",
+            json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]}, "status": status}),
+        );
         format!("{} {} {}", row[1], row[2], row[3])
     }
 
@@ -369,16 +390,31 @@ mod tests {
     fn a_pod_shows_what_its_containers_do() {
         let rows = [
             (json!({"phase": "Pending"}), "0/1 Pending 0"),
-            (json!({"phase": "Running", "containerStatuses": [{"name": "a", "ready": true, "state": {"running": {}}}]}), "1/1 Running 0"),
-            (json!({"phase": "Pending", "containerStatuses": [{"name": "a", "state": {"waiting": {"reason": "ContainerCreating"}}}]}), "0/1 ContainerCreating 0"),
-            (json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]}), "0/1 Init:0/1 0"),
-            (json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "restartCount": 2, "state": {"terminated": {"exitCode": 3}}}]}), "0/1 Init:ExitCode:3 2"),
+            (
+                json!({"phase": "Running", "containerStatuses": [{"name": "a", "ready": true, "state": {"running": {}}}]}),
+                "1/1 Running 0",
+            ),
+            (
+                json!({"phase": "Pending", "containerStatuses": [{"name": "a", "state": {"waiting": {"reason": "ContainerCreating"}}}]}),
+                "0/1 ContainerCreating 0",
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]}),
+                "0/1 Init:0/1 0",
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "restartCount": 2, "state": {"terminated": {"exitCode": 3}}}]}),
+                "0/1 Init:ExitCode:3 2",
+            ),
             (
                 json!({"phase": "Running", "containerStatuses": [{"name": "a", "restartCount": 4, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
                     "lastState": {"terminated": {"finishedAt": "2026-01-01T23:58:30Z"}}}]}),
                 "0/1 CrashLoopBackOff 4 (90s ago)",
             ),
-            (json!({"phase": "Succeeded", "containerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]}), "0/1 Completed 0"),
+            (
+                json!({"phase": "Succeeded", "containerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]}),
+                "0/1 Completed 0",
+            ),
         ];
         for (status, text) in rows {
             assert_eq!(pod(status.clone()), text, "{status}");
@@ -389,9 +425,16 @@ mod tests {
     fn workloads_show_counts_images_and_selectors() {
         let spec = json!({"replicas": 2, "selector": {"matchLabels": {"app": "a"}, "matchExpressions": [{"key": "b", "operator": "In", "values": ["y", "x"]}]},
             "template": {"spec": {"containers": [{"name": "c", "image": "i:1"}, {"name": "d", "image": "j:2"}]}}});
-        let object = json!({"metadata": {"name": "w"}, "spec": spec, "status": {"readyReplicas": 1, "updatedReplicas": 2}});
-        assert_eq!(cells("apps", "Deployment", object.clone()), ["w", "1/2", "2", "0", "<unknown>", "c,d", "i:1,j:2", "app=a,b in (x,y)"]);
-        assert_eq!(cells("apps", "ReplicaSet", object.clone()), ["w", "2", "0", "1", "<unknown>", "c,d", "i:1,j:2", "app=a,b in (x,y)"]);
+        let object =
+            json!({"metadata": {"name": "w"}, "spec": spec, "status": {"readyReplicas": 1, "updatedReplicas": 2}});
+        assert_eq!(
+            cells("apps", "Deployment", object.clone()),
+            ["w", "1/2", "2", "0", "<unknown>", "c,d", "i:1,j:2", "app=a,b in (x,y)"]
+        );
+        assert_eq!(
+            cells("apps", "ReplicaSet", object.clone()),
+            ["w", "2", "0", "1", "<unknown>", "c,d", "i:1,j:2", "app=a,b in (x,y)"]
+        );
         assert_eq!(cells("apps", "StatefulSet", object.clone()), ["w", "1/2", "<unknown>", "c,d", "i:1,j:2"]);
         assert_eq!(cells("apps", "DaemonSet", object)[6], "<none>");
         let job = json!({"metadata": {"name": "j"}, "spec": {"completions": 3}, "status": {"succeeded": 1, "startTime": "2026-01-01T23:59:50Z"}});

@@ -28,7 +28,11 @@ fn service(object: &Value, causes: &mut Vec<Cause>) {
         causes.push(Cause::required("spec.ports", ""));
     }
     if type_ == "LoadBalancer" && headless {
-        causes.push(Cause::invalid_text("spec.clusterIPs[0]", "None", "may not be set to 'None' for LoadBalancer services"));
+        causes.push(Cause::invalid_text(
+            "spec.clusterIPs[0]",
+            "None",
+            "may not be set to 'None' for LoadBalancer services",
+        ));
     }
     if type_ == "ExternalName" && text(spec, "externalName").is_empty() {
         causes.push(Cause::required("spec.externalName", ""));
@@ -55,7 +59,14 @@ fn service(object: &Value, causes: &mut Vec<Cause>) {
     policies(spec, type_, causes);
 }
 
-fn service_port<'a>(at: &str, port: &'a Value, only_one: bool, type_: &str, seen: &mut Vec<&'a str>, causes: &mut Vec<Cause>) {
+fn service_port<'a>(
+    at: &str,
+    port: &'a Value,
+    only_one: bool,
+    type_: &str,
+    seen: &mut Vec<&'a str>,
+    causes: &mut Vec<Cause>,
+) {
     let name = text(port, "name");
     if name.is_empty() && !only_one {
         causes.push(Cause::required(child(at, "name"), ""));
@@ -70,7 +81,9 @@ fn service_port<'a>(at: &str, port: &'a Value, only_one: bool, type_: &str, seen
     choice(child(at, "protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"], causes);
     match &port["targetPort"] {
         Value::String(target) => {
-            causes.extend(names::port_name(target).iter().map(|p| Cause::invalid_text(child(at, "targetPort"), target, p)));
+            causes.extend(
+                names::port_name(target).iter().map(|p| Cause::invalid_text(child(at, "targetPort"), target, p)),
+            );
         }
         target => port_number(child(at, "targetPort"), target, causes),
     }
@@ -80,7 +93,8 @@ fn service_port<'a>(at: &str, port: &'a Value, only_one: bool, type_: &str, seen
 }
 
 fn policies(spec: &Value, type_: &str, causes: &mut Vec<Cause>) {
-    let outside = ["NodePort", "LoadBalancer"].contains(&type_) || (type_ == "ClusterIP" && list(&spec["externalIPs"]).next().is_some());
+    let outside = ["NodePort", "LoadBalancer"].contains(&type_)
+        || (type_ == "ClusterIP" && list(&spec["externalIPs"]).next().is_some());
     let external = &spec["externalTrafficPolicy"];
     if !outside && !text(spec, "externalTrafficPolicy").is_empty() {
         let detail = "may only be set for externally-accessible services";
@@ -129,7 +143,11 @@ fn config_map(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let size = data(new, ["data", "binaryData"], causes);
     for key in new["data"].as_object().into_iter().flatten().map(|(key, _)| key) {
         if !new["binaryData"][key.as_str()].is_null() {
-            causes.push(Cause::invalid_text(crate::schema::cause::key("data", key), key, "duplicate of key present in binaryData"));
+            causes.push(Cause::invalid_text(
+                crate::schema::cause::key("data", key),
+                key,
+                "duplicate of key present in binaryData",
+            ));
         }
     }
     if size > DATA_LIMIT {
@@ -214,10 +232,18 @@ fn event(about: &Value, field: &str, object: &Value, causes: &mut Vec<Cause>) {
 
 fn lease(spec: &Value, causes: &mut Vec<Cause>) {
     if spec["leaseDurationSeconds"].as_i64().is_some_and(|s| s <= 0) {
-        causes.push(Cause::invalid("spec.leaseDurationSeconds", &spec["leaseDurationSeconds"], "must be greater than 0"));
+        causes.push(Cause::invalid(
+            "spec.leaseDurationSeconds",
+            &spec["leaseDurationSeconds"],
+            "must be greater than 0",
+        ));
     }
     if spec["leaseTransitions"].as_i64().is_some_and(|s| s < 0) {
-        causes.push(Cause::invalid("spec.leaseTransitions", &spec["leaseTransitions"], "must be greater than or equal to 0"));
+        causes.push(Cause::invalid(
+            "spec.leaseTransitions",
+            &spec["leaseTransitions"],
+            "must be greater than or equal to 0",
+        ));
     }
 }
 
@@ -268,7 +294,11 @@ fn webhooks(kind: &str, object: &Value, causes: &mut Vec<Cause>) {
         } else if !names::dns1123_subdomain(name).is_empty() {
             causes.push(Cause::invalid_text(child(&at, "name"), name, names::dns1123_subdomain(name).join(",")));
         } else if name.split('.').count() < 3 {
-            causes.push(Cause::invalid_text(child(&at, "name"), name, "should be a domain with at least three segments separated by dots"));
+            causes.push(Cause::invalid_text(
+                child(&at, "name"),
+                name,
+                "should be a domain with at least three segments separated by dots",
+            ));
         }
         if seen.contains(&name) {
             causes.push(Cause::duplicate(child(&at, "name"), &name.into()));
@@ -291,14 +321,22 @@ fn webhook_settings(kind: &str, at: &str, webhook: &Value, causes: &mut Vec<Caus
     if versions.is_empty() {
         causes.push(Cause::required(path, "must specify one of v1, v1beta1"));
     } else if !versions.iter().any(|v| ["v1", "v1beta1"].contains(v)) {
-        causes.push(Cause::invalid(path, &webhook["admissionReviewVersions"], "must include at least one of v1, v1beta1"));
+        causes.push(Cause::invalid(
+            path,
+            &webhook["admissionReviewVersions"],
+            "must include at least one of v1, v1beta1",
+        ));
     }
     choice(child(at, "failurePolicy"), &webhook["failurePolicy"], &["Fail", "Ignore"], causes);
     choice(child(at, "matchPolicy"), &webhook["matchPolicy"], &["Equivalent", "Exact"], causes);
     match webhook["sideEffects"].as_str() {
         None => causes.push(Cause::required(child(at, "sideEffects"), "must specify one of None, NoneOnDryRun")),
         Some("None" | "NoneOnDryRun") => {}
-        Some(_) => causes.push(Cause::not_supported(child(at, "sideEffects"), &webhook["sideEffects"], &["None", "NoneOnDryRun"])),
+        Some(_) => causes.push(Cause::not_supported(
+            child(at, "sideEffects"),
+            &webhook["sideEffects"],
+            &["None", "NoneOnDryRun"],
+        )),
     }
     if !webhook["timeoutSeconds"].as_i64().is_some_and(|s| (1..=30).contains(&s)) {
         let detail = "the timeout value must be between 1 and 30 seconds";
@@ -316,7 +354,8 @@ fn client(path: &str, config: &Value, causes: &mut Vec<Cause>) {
     } else if let Some(text) = url.as_str() {
         if !text.starts_with("https://") {
             let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-            let detail = format!("'https' is the only allowed URL scheme; got '{scheme}'; desired format: https://host[/path]");
+            let detail =
+                format!("'https' is the only allowed URL scheme; got '{scheme}'; desired format: https://host[/path]");
             causes.push(Cause::invalid_text(child(path, "url"), text, detail));
         } else if text.contains(['?', '#']) {
             let detail = "query parameters are not permitted; desired format: https://host[/path]";
@@ -351,7 +390,12 @@ fn rule_lists(path: &str, rule: &Value, causes: &mut Vec<Cause>) {
         }
     }
     for (i, operation) in list(&rule["operations"]) {
-        choice(index(&child(path, "operations"), i), operation, &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"], causes);
+        choice(
+            index(&child(path, "operations"), i),
+            operation,
+            &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"],
+            causes,
+        );
     }
     choice(child(path, "scope"), &rule["scope"], &["*", "Cluster", "Namespaced"], causes);
 }
@@ -373,9 +417,20 @@ mod tests {
         let service = |spec: Value| texts("", "Service", json!({"spec": spec}));
         assert_eq!(service(json!({"ports": [{"port": 80}]})), [""; 0]);
         assert_eq!(service(json!({})), ["spec.ports: Required value"]);
-        assert_eq!(service(json!({"ports": [{"port": 80}, {"port": 81, "name": "b"}]})), ["spec.ports[0].name: Required value"]);
-        assert_eq!(service(json!({"type": "Else", "ports": [{"port": 1}]})), ["spec.type: Unsupported value: \"Else\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""]);
-        assert_eq!(service(json!({"ports": [{"port": 0, "targetPort": 1}]})), ["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"]);
+        assert_eq!(
+            service(json!({"ports": [{"port": 80}, {"port": 81, "name": "b"}]})),
+            ["spec.ports[0].name: Required value"]
+        );
+        assert_eq!(
+            service(json!({"type": "Else", "ports": [{"port": 1}]})),
+            [
+                "spec.type: Unsupported value: \"Else\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""
+            ]
+        );
+        assert_eq!(
+            service(json!({"ports": [{"port": 0, "targetPort": 1}]})),
+            ["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"]
+        );
     }
 
     #[test]
@@ -387,16 +442,40 @@ mod tests {
             texts("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", json!({"webhooks": [webhook]}))
         };
         assert_eq!(webhook(&|_| {}), [""; 0]);
-        assert_eq!(webhook(&|w| w["clientConfig"] = json!({})), ["webhooks[0].clientConfig: Required value: exactly one of url or service is required"]);
-        assert_eq!(webhook(&|w| w["sideEffects"] = Value::Null), ["webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun"]);
-        assert_eq!(webhook(&|w| w["name"] = json!("short")), ["webhooks[0].name: Invalid value: \"short\": should be a domain with at least three segments separated by dots"]);
+        assert_eq!(
+            webhook(&|w| w["clientConfig"] = json!({})),
+            ["webhooks[0].clientConfig: Required value: exactly one of url or service is required"]
+        );
+        assert_eq!(
+            webhook(&|w| w["sideEffects"] = Value::Null),
+            ["webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun"]
+        );
+        assert_eq!(
+            webhook(&|w| w["name"] = json!("short")),
+            [
+                "webhooks[0].name: Invalid value: \"short\": should be a domain with at least three segments separated by dots"
+            ]
+        );
     }
 
     #[test]
     fn configuration_keys_and_slices() {
         let seen = texts("", "ConfigMap", json!({"data": {"a b": "x"}}));
-        assert!(seen[0].starts_with("data[a b]: Invalid value: \"a b\": a valid config key must consist of"), "{seen:?}");
-        assert_eq!(texts("discovery.k8s.io", "EndpointSlice", json!({"addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}]})), ["endpoints[0].addresses[0]: Invalid value: \"::1\": must be an IPv4 address"]);
-        assert_eq!(texts("coordination.k8s.io", "Lease", json!({"spec": {"leaseDurationSeconds": 0}})), ["spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"]);
+        assert!(
+            seen[0].starts_with("data[a b]: Invalid value: \"a b\": a valid config key must consist of"),
+            "{seen:?}"
+        );
+        assert_eq!(
+            texts(
+                "discovery.k8s.io",
+                "EndpointSlice",
+                json!({"addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}]})
+            ),
+            ["endpoints[0].addresses[0]: Invalid value: \"::1\": must be an IPv4 address"]
+        );
+        assert_eq!(
+            texts("coordination.k8s.io", "Lease", json!({"spec": {"leaseDurationSeconds": 0}})),
+            ["spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"]
+        );
     }
 }

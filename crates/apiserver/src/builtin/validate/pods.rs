@@ -27,7 +27,8 @@ fn update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     }
     put(&mut new, "activeDeadlineSeconds", &old["activeDeadlineSeconds"]);
     put(&mut new, "tolerations", &old["tolerations"]);
-    if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) && new["terminationGracePeriodSeconds"] == 1 {
+    if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) && new["terminationGracePeriodSeconds"] == 1
+    {
         put(&mut new, "terminationGracePeriodSeconds", &old["terminationGracePeriodSeconds"]);
     }
     if list(&old["schedulingGates"]).next().is_some() {
@@ -62,9 +63,17 @@ pub(super) fn spec(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
     }
     containers(&child(path, "initContainers"), &spec["initContainers"], &volumes, &mut seen, causes);
     choice(child(path, "restartPolicy"), &spec["restartPolicy"], &["Always", "OnFailure", "Never"], causes);
-    choice(child(path, "dnsPolicy"), &spec["dnsPolicy"], &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], causes);
+    choice(
+        child(path, "dnsPolicy"),
+        &spec["dnsPolicy"],
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+        causes,
+    );
     if spec["dnsPolicy"] == "None" && list(&spec["dnsConfig"]["nameservers"]).next().is_none() {
-        causes.push(Cause::required(child(path, "dnsConfig.nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None"));
+        causes.push(Cause::required(
+            child(path, "dnsConfig.nameservers"),
+            "must provide at least one DNS nameserver when `dnsPolicy` is None",
+        ));
     }
     not_negative(child(path, "terminationGracePeriodSeconds"), &spec["terminationGracePeriodSeconds"], causes);
     super::meta::labels(&child(path, "nodeSelector"), spec["nodeSelector"].as_object(), causes);
@@ -101,11 +110,17 @@ fn volumes<'a>(path: &str, volumes: &'a Value, causes: &mut Vec<Cause>) -> Vec<&
             causes.push(Cause::duplicate(child(&at, "name"), &name.into()));
         }
         seen.push(name);
-        let sources: Vec<&String> = volume.as_object().into_iter().flatten().map(|(key, _)| key).filter(|k| *k != "name").collect();
+        let sources: Vec<&String> =
+            volume.as_object().into_iter().flatten().map(|(key, _)| key).filter(|k| *k != "name").collect();
         if let [_, second, ..] = sources.as_slice() {
             causes.push(Cause::forbidden(child(&at, second), "may not specify more than 1 volume type"));
         }
-        for (source, field) in [("hostPath", "path"), ("secret", "secretName"), ("configMap", "name"), ("persistentVolumeClaim", "claimName")] {
+        for (source, field) in [
+            ("hostPath", "path"),
+            ("secret", "secretName"),
+            ("configMap", "name"),
+            ("persistentVolumeClaim", "claimName"),
+        ] {
             if volume[source].is_object() && text(&volume[source], field).is_empty() {
                 causes.push(Cause::required(child(&child(&at, source), field), ""));
             }
@@ -114,7 +129,13 @@ fn volumes<'a>(path: &str, volumes: &'a Value, causes: &mut Vec<Cause>) -> Vec<&
     seen
 }
 
-fn containers<'a>(path: &str, containers: &'a Value, volumes: &[&str], seen: &mut Vec<&'a str>, causes: &mut Vec<Cause>) {
+fn containers<'a>(
+    path: &str,
+    containers: &'a Value,
+    volumes: &[&str],
+    seen: &mut Vec<&'a str>,
+    causes: &mut Vec<Cause>,
+) {
     for (i, container) in list(containers) {
         let at = index(path, i);
         let name = text(container, "name");
@@ -131,7 +152,12 @@ fn containers<'a>(path: &str, containers: &'a Value, volumes: &[&str], seen: &mu
         ports(&child(&at, "ports"), &container["ports"], causes);
         environment(&child(&at, "env"), &container["env"], causes);
         mounts(&child(&at, "volumeMounts"), &container["volumeMounts"], volumes, causes);
-        choice(child(&at, "imagePullPolicy"), &container["imagePullPolicy"], &["Always", "IfNotPresent", "Never"], causes);
+        choice(
+            child(&at, "imagePullPolicy"),
+            &container["imagePullPolicy"],
+            &["Always", "IfNotPresent", "Never"],
+            causes,
+        );
         for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
             handler(&child(&at, probe), &container[probe], causes);
         }
@@ -176,12 +202,17 @@ fn environment(path: &str, variables: &Value, causes: &mut Vec<Cause>) {
         if name.is_empty() {
             causes.push(Cause::required(child(&at, "name"), ""));
         } else if !ENV_NAME.is_match(name) {
-            let detail = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+            let detail =
+                "a valid environment variable name must consist only of printable ASCII characters other than '='";
             causes.push(Cause::invalid_text(child(&at, "name"), name, detail));
         }
         let from = &variable["valueFrom"];
         if from.is_object() && !text(variable, "value").is_empty() {
-            causes.push(Cause::invalid_text(child(&at, "valueFrom"), "", "may not be specified when `value` is not empty"));
+            causes.push(Cause::invalid_text(
+                child(&at, "valueFrom"),
+                "",
+                "may not be specified when `value` is not empty",
+            ));
         } else if from.as_object().is_some_and(serde_json::Map::is_empty) {
             let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
             causes.push(Cause::invalid_text(child(&at, "valueFrom"), "", detail));
@@ -218,7 +249,9 @@ fn handler(path: &str, probe: &Value, causes: &mut Vec<Cause>) {
     match kinds.as_slice() {
         [] => causes.push(Cause::required(path, "must specify a handler type")),
         [_] => {}
-        [_, second, ..] => causes.push(Cause::forbidden(child(path, second), "may not specify more than 1 handler type")),
+        [_, second, ..] => {
+            causes.push(Cause::forbidden(child(path, second), "may not specify more than 1 handler type"))
+        }
     }
     for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
         not_negative(child(path, field), &probe[field], causes);
@@ -247,9 +280,14 @@ fn tolerations(path: &str, tolerations: &Value, causes: &mut Vec<Cause>) {
                 causes.push(Cause::invalid(child(&at, "operator"), toleration, detail));
             }
             "Exists" => {}
-            _ => causes.push(Cause::not_supported(child(&at, "operator"), &toleration["operator"], &["Equal", "Exists"])),
+            _ => {
+                causes.push(Cause::not_supported(child(&at, "operator"), &toleration["operator"], &["Equal", "Exists"]))
+            }
         }
-        if toleration["effect"].as_str().is_some_and(|e| !e.is_empty() && !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&e)) {
+        if toleration["effect"]
+            .as_str()
+            .is_some_and(|e| !e.is_empty() && !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&e))
+        {
             let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
             causes.push(Cause::not_supported(child(&at, "effect"), &toleration["effect"], &effects));
         }
@@ -273,15 +311,38 @@ mod tests {
     #[test]
     fn a_good_pod_passes_and_each_fault_is_named() {
         assert_eq!(texts(|_| {}), [""; 0]);
-        let container = |field: &'static str, value: Value| texts(move |pod| pod["spec"]["containers"][0][field] = value);
+        let container =
+            |field: &'static str, value: Value| texts(move |pod| pod["spec"]["containers"][0][field] = value);
         assert_eq!(texts(|pod| pod["spec"]["containers"] = json!([])), ["spec.containers: Required value"]);
         assert_eq!(container("image", json!("")), ["spec.containers[0].image: Required value"]);
-        assert_eq!(container("ports", json!([{"containerPort": 70000}])), ["spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive"]);
-        assert_eq!(container("volumeMounts", json!([{"name": "v", "mountPath": "/v"}])), ["spec.containers[0].volumeMounts[0].name: Not found: \"v\""]);
-        assert_eq!(container("imagePullPolicy", json!("Never again")), ["spec.containers[0].imagePullPolicy: Unsupported value: \"Never again\": supported values: \"Always\", \"IfNotPresent\", \"Never\""]);
-        assert_eq!(texts(|pod| pod["spec"]["restartPolicy"] = json!("Maybe")), ["spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\""]);
-        assert_eq!(texts(|pod| pod["spec"]["containers"] = json!([{"name": "a", "image": "x"}, {"name": "a", "image": "x"}])), ["spec.containers[1].name: Duplicate value: \"a\""]);
-        assert_eq!(container("livenessProbe", json!({})), ["spec.containers[0].livenessProbe: Required value: must specify a handler type"]);
+        assert_eq!(
+            container("ports", json!([{"containerPort": 70000}])),
+            ["spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive"]
+        );
+        assert_eq!(
+            container("volumeMounts", json!([{"name": "v", "mountPath": "/v"}])),
+            ["spec.containers[0].volumeMounts[0].name: Not found: \"v\""]
+        );
+        assert_eq!(
+            container("imagePullPolicy", json!("Never again")),
+            [
+                "spec.containers[0].imagePullPolicy: Unsupported value: \"Never again\": supported values: \"Always\", \"IfNotPresent\", \"Never\""
+            ]
+        );
+        assert_eq!(
+            texts(|pod| pod["spec"]["restartPolicy"] = json!("Maybe")),
+            [
+                "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\""
+            ]
+        );
+        assert_eq!(
+            texts(|pod| pod["spec"]["containers"] = json!([{"name": "a", "image": "x"}, {"name": "a", "image": "x"}])),
+            ["spec.containers[1].name: Duplicate value: \"a\""]
+        );
+        assert_eq!(
+            container("livenessProbe", json!({})),
+            ["spec.containers[0].livenessProbe: Required value: must specify a handler type"]
+        );
     }
 
     #[test]
@@ -294,6 +355,10 @@ mod tests {
         assert_eq!(causes, []);
         new["spec"]["nodeName"] = json!("m");
         update(&new["spec"], &old["spec"], &mut causes);
-        assert!(causes[0].to_string().starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"));
+        assert!(
+            causes[0].to_string().starts_with(
+                "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"
+            )
+        );
     }
 }

@@ -10,10 +10,16 @@ pub(super) fn check(path: &str, selector: &Value, causes: &mut Vec<Cause>) {
         let empty = list(&expression["values"]).next().is_none();
         match text(expression, "operator") {
             "In" | "NotIn" if empty => {
-                causes.push(Cause::required(child(&at, "values"), "must be specified when `operator` is 'In' or 'NotIn'"));
+                causes.push(Cause::required(
+                    child(&at, "values"),
+                    "must be specified when `operator` is 'In' or 'NotIn'",
+                ));
             }
             "Exists" | "DoesNotExist" if !empty => {
-                causes.push(Cause::forbidden(child(&at, "values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+                causes.push(Cause::forbidden(
+                    child(&at, "values"),
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                ));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => causes.push(Cause::invalid_text(child(&at, "operator"), other, "not a valid selector operator")),
@@ -30,12 +36,14 @@ pub(super) fn check(path: &str, selector: &Value, causes: &mut Vec<Cause>) {
 
 /// Whether a selector has no requirement at all.
 pub(super) fn is_empty(selector: &Value) -> bool {
-    selector["matchLabels"].as_object().is_none_or(serde_json::Map::is_empty) && list(&selector["matchExpressions"]).next().is_none()
+    selector["matchLabels"].as_object().is_none_or(serde_json::Map::is_empty)
+        && list(&selector["matchExpressions"]).next().is_none()
 }
 
 /// Whether a selector selects these labels.
 pub(super) fn selects(selector: &Value, labels: &Value) -> bool {
-    let equal = selector["matchLabels"].as_object().into_iter().flatten().all(|(key, value)| labels[key.as_str()] == *value);
+    let equal =
+        selector["matchLabels"].as_object().into_iter().flatten().all(|(key, value)| labels[key.as_str()] == *value);
     let expressions = list(&selector["matchExpressions"]).all(|(_, expression)| {
         let label = &labels[text(expression, "key")];
         let listed = list(&expression["values"]).any(|(_, value)| value == label);

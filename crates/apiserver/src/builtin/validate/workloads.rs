@@ -37,10 +37,18 @@ fn selector(kind: &str, spec: &Value, causes: &mut Vec<Cause>) {
     }
     selectors::check("spec.selector", selector, causes);
     if selectors::is_empty(selector) {
-        causes.push(Cause::invalid("spec.selector", selector, format!("empty selector is invalid for {}", kind.to_lowercase())));
+        causes.push(Cause::invalid(
+            "spec.selector",
+            selector,
+            format!("empty selector is invalid for {}", kind.to_lowercase()),
+        ));
     } else if !selectors::selects(selector, &spec["template"]["metadata"]["labels"]) {
         let labels = &spec["template"]["metadata"]["labels"];
-        causes.push(Cause::invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`"));
+        causes.push(Cause::invalid(
+            "spec.template.metadata.labels",
+            labels,
+            "`selector` does not match template `labels`",
+        ));
     }
 }
 
@@ -67,7 +75,8 @@ fn is_zero(value: &Value) -> bool {
 }
 
 fn int_or_percent(path: &str, value: &Value, causes: &mut Vec<Cause>) {
-    let percent = |text: &str| text.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let percent =
+        |text: &str| text.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     match value {
         Value::String(text) if !percent(text) => {
             let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
@@ -81,7 +90,10 @@ fn deployment_strategy(strategy: &Value, causes: &mut Vec<Cause>) {
     let rolling = &strategy["rollingUpdate"];
     match text(strategy, "type") {
         "Recreate" if rolling.is_object() => {
-            causes.push(Cause::forbidden("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'"));
+            causes.push(Cause::forbidden(
+                "spec.strategy.rollingUpdate",
+                "may not be specified when strategy `type` is 'Recreate'",
+            ));
         }
         "RollingUpdate" if rolling.is_null() => {
             let detail = "this should be defaulted and never be nil";
@@ -109,7 +121,9 @@ fn daemon_set_strategy(strategy: &Value, causes: &mut Vec<Cause>) {
             int_or_percent(&format!("{path}.maxUnavailable"), &rolling["maxUnavailable"], causes);
             int_or_percent(&format!("{path}.maxSurge"), &rolling["maxSurge"], causes);
             match (is_zero(&rolling["maxUnavailable"]), is_zero(&rolling["maxSurge"])) {
-                (true, true) => causes.push(Cause::required(format!("{path}.maxUnavailable"), "cannot be 0 when maxSurge is 0")),
+                (true, true) => {
+                    causes.push(Cause::required(format!("{path}.maxUnavailable"), "cannot be 0 when maxSurge is 0"))
+                }
                 (false, false) => {
                     let detail = "may not be set when maxUnavailable is non-zero";
                     causes.push(Cause::invalid(format!("{path}.maxSurge"), &rolling["maxSurge"], detail));
@@ -129,7 +143,11 @@ fn stateful_set(spec: &Value, causes: &mut Vec<Cause>) {
     let strategy = &spec["updateStrategy"];
     match text(strategy, "type") {
         "RollingUpdate" => {
-            not_negative("spec.updateStrategy.rollingUpdate.partition".into(), &strategy["rollingUpdate"]["partition"], causes);
+            not_negative(
+                "spec.updateStrategy.rollingUpdate.partition".into(),
+                &strategy["rollingUpdate"]["partition"],
+                causes,
+            );
         }
         "OnDelete" if strategy["rollingUpdate"].is_object() => {
             let detail = "only allowed for updateStrategy 'RollingUpdate'";
@@ -141,8 +159,15 @@ fn stateful_set(spec: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn stateful_set_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
-    const FREE: [&str; 7] =
-        ["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"];
+    const FREE: [&str; 7] = [
+        "replicas",
+        "ordinals",
+        "template",
+        "updateStrategy",
+        "revisionHistoryLimit",
+        "persistentVolumeClaimRetentionPolicy",
+        "minReadySeconds",
+    ];
     let fixed = |spec: &Value| {
         let mut map = spec.as_object().cloned().unwrap_or_default();
         map.retain(|key, _| !FREE.contains(&key.as_str()));
@@ -161,7 +186,9 @@ fn job(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let policy = &spec["template"]["spec"]["restartPolicy"];
     match policy.as_str().unwrap_or_default() {
         "OnFailure" | "Never" => {}
-        "Always" | "" => causes.push(Cause::required("spec.template.spec.restartPolicy", "valid values: \"OnFailure\", \"Never\"")),
+        "Always" | "" => {
+            causes.push(Cause::required("spec.template.spec.restartPolicy", "valid values: \"OnFailure\", \"Never\""))
+        }
         _ => causes.push(Cause::not_supported("spec.template.spec.restartPolicy", policy, &["OnFailure", "Never"])),
     }
     if spec["selector"].is_object() {
@@ -198,10 +225,15 @@ mod tests {
             assert_eq!(texts(kind, |_| {}), [""; 0], "{kind}");
             assert_eq!(
                 texts(kind, |o| o["spec"]["template"]["metadata"]["labels"] = json!({"a": "c"})),
-                ["spec.template.metadata.labels: Invalid value: {\"a\":\"c\"}: `selector` does not match template `labels`"]
+                [
+                    "spec.template.metadata.labels: Invalid value: {\"a\":\"c\"}: `selector` does not match template `labels`"
+                ]
             );
             let empty = texts(kind, |o| o["spec"]["selector"] = json!({}));
-            assert_eq!(empty, [format!("spec.selector: Invalid value: {{}}: empty selector is invalid for {}", kind.to_lowercase())]);
+            assert_eq!(
+                empty,
+                [format!("spec.selector: Invalid value: {{}}: empty selector is invalid for {}", kind.to_lowercase())]
+            );
         }
         assert_eq!(
             texts("DaemonSet", |o| o["spec"]["template"]["spec"]["restartPolicy"] = json!("Never")),

@@ -1,0 +1,214 @@
+//! The server under test and a client that shows answers as they are.
+
+use apiserver::listen::{Tokens, serve};
+use apiserver::tls::{Identity, kubeconfig};
+use apiserver::{Options, Server};
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long any single answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The kubeconfig of the server under test; the embedded server is started by the first who asks.
+pub fn kubeconfig_path() -> PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| match std::env::var_os("CONTRACT_KUBECONFIG") {
+        Some(path) => path.into(),
+        None => embedded(),
+    })
+    .clone()
+}
+
+/// Starts the embedded server on a thread of its own: it outlives the runtimes of single tests and ends with the
+/// process.
+fn embedded() -> PathBuf {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (ready, started) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let identity = Identity::open(dir.path(), &["127.0.0.1".to_owned()]).unwrap();
+            let path = dir.path().join("kubeconfig");
+            std::fs::write(&path, kubeconfig(&format!("https://{address}"), &identity.ca_pem, "secret")).unwrap();
+            let server = Server::open(Options { advertise: address, ..Options::default() }).await.unwrap();
+            ready.send(path).unwrap();
+            serve(server, listener, Some(identity.config), Tokens::parse("secret"), CancellationToken::new()).await;
+        });
+    });
+    started.recv().expect("the embedded server starts")
+}
+
+/// One test's view of the server.
+pub struct Api {
+    /// For what the typed client does better.
+    pub client: Client,
+    /// A namespace of its own.
+    pub namespace: String,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub code: u16,
+    /// The JSON body.
+    pub body: Value,
+    /// Texts of `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+impl Answer {
+    /// `(code, reason, message)` of a refusal.
+    pub fn refusal(&self) -> (u16, &str, &str) {
+        assert_eq!(self.body["kind"], "Status", "{self:?}");
+        (self.code, self.body["reason"].as_str().unwrap_or_default(), self.body["message"].as_str().unwrap_or_default())
+    }
+
+    /// `(field, message)` of each cause.
+    pub fn causes(&self) -> Vec<(&str, &str)> {
+        let causes = self.body["details"]["causes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        causes
+            .iter()
+            .map(|c| (c["field"].as_str().unwrap_or_default(), c["message"].as_str().unwrap_or_default()))
+            .collect()
+    }
+
+    /// The body of an answer that must be a success.
+    pub fn ok(self) -> Value {
+        assert!((200..300).contains(&self.code), "{self:#?}");
+        self.body
+    }
+}
+
+impl Api {
+    /// Connects and makes the namespace.
+    pub async fn new() -> Self {
+        let file = Kubeconfig::read_from(kubeconfig_path()).expect("a kubeconfig");
+        let mut config =
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
+        config.default_retry = false; // answers are looked at as they are, 504 too
+        let client = Client::try_from(config).expect("a client");
+        let namespace = format!("t-{}", unique());
+        let api = Self { client, namespace };
+        api.post(
+            "/api/v1/namespaces",
+            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": api.namespace}}),
+        )
+        .await
+        .ok();
+        api
+    }
+
+    /// The path of a resource in the namespace: `maps("configmaps")`.
+    pub fn core(&self, resource: &str) -> String {
+        format!("/api/v1/namespaces/{}/{resource}", self.namespace)
+    }
+
+    /// One request.
+    pub async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let mut request = http::Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let sent = self.client.send(request.body(Body::from(body)).unwrap());
+        let response = tokio::time::timeout(PATIENCE, sent).await.expect("an answer in time").expect("an answer");
+        let code = response.status().as_u16();
+        let warnings =
+            response.headers().get_all("warning").iter().filter_map(|w| w.to_str().ok()).map(warning).collect();
+        let whole = tokio::time::timeout(PATIENCE, response.into_body().collect_bytes());
+        let bytes = whole.await.expect("a whole answer in time").expect("a whole answer");
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes).into_owned()));
+        Answer { code, body, warnings }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, &[], Vec::new()).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.call("POST", path, &[("content-type", "application/json")], body.to_string().into_bytes()).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.call("PUT", path, &[("content-type", "application/json")], body.to_string().into_bytes()).await
+    }
+
+    /// `kind` is `json`, `merge` or `strategic-merge`.
+    pub async fn patch(&self, path: &str, kind: &str, body: &Value) -> Answer {
+        let media_type = format!("application/{kind}-patch+json");
+        self.call("PATCH", path, &[("content-type", &media_type)], body.to_string().into_bytes()).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call("DELETE", path, &[], Vec::new()).await
+    }
+
+    /// The table form.
+    pub async fn table(&self, path: &str) -> Value {
+        let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+        self.call("GET", path, &[("accept", accept)], Vec::new()).await.ok()
+    }
+
+    /// Polls a path until the condition holds.
+    pub async fn until(&self, path: &str, what: &str, holds: impl Fn(&Answer) -> bool) -> Answer {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let answer = self.get(path).await;
+            if holds(&answer) {
+                return answer;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "not within 20 s: {what}: {answer:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Creates a definition in a group of its own and waits until it is served. Returns the group.
+    pub async fn define(&self, scope: &str, version: Value) -> String {
+        let group = format!("g{}.example.org", unique());
+        let mut version = version;
+        version["name"] = "v1".into();
+        version["served"] = true.into();
+        version["storage"] = true.into();
+        let crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("widgets.{group}")},
+            "spec": {"group": group, "scope": scope, "names": {"plural": "widgets", "kind": "Widget"}, "versions": [version]}});
+        self.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd).await.ok();
+        self.until(&format!("/apis/{group}/v1/widgets"), "the definition is served", |a| a.code == 200).await;
+        group
+    }
+
+    /// The path of widgets in the namespace.
+    pub fn widgets(&self, group: &str) -> String {
+        format!("/apis/{group}/v1/namespaces/{}/widgets", self.namespace)
+    }
+}
+
+/// `299 - "text"`.
+fn warning(header: &str) -> String {
+    let text = header.split_once('"').map_or(header, |(_, text)| text);
+    text.strip_suffix('"').unwrap_or(text).replace("\\\"", "\"")
+}
+
+/// A widget.
+pub fn widget(group: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": format!("{group}/v1"), "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+/// A config map.
+pub fn config_map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "1"}})
+}
+
+/// A name that nobody else has.
+pub fn unique() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..10].to_owned()
+}

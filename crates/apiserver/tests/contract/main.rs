@@ -1,0 +1,17 @@
+//! The contract: what clients of a Kubernetes API server may rely on, over HTTP.
+//!
+//! The suite knows nothing of the engine but a kubeconfig. Without `CONTRACT_KUBECONFIG` it starts the embedded
+//! server; with it, it runs against that cluster (kube-apiserver 1.36 is the reference). A difference between the two
+//! is a bug of ours. Each test has a namespace and, where it needs one, an API group of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on")]
+
+mod admission;
+mod definitions;
+mod engine;
+mod kubectl;
+mod objects;
+mod patches;
+mod schemas;
+mod tables;
+mod watches;

@@ -1,0 +1,75 @@
+//! The patch types.
+
+use crate::engine::{Api, config_map, widget};
+use serde_json::json;
+
+#[tokio::test]
+async fn merge_and_json_patches() {
+    let api = Api::new().await;
+    let path = api.core("configmaps/a");
+    api.post(&api.core("configmaps"), &config_map("a")).await.ok();
+    let merged = api.patch(&path, "merge", &json!({"data": {"a": null, "b": "2"}})).await.ok();
+    assert_eq!(merged["data"], json!({"b": "2"}));
+    let operations =
+        json!([{"op": "test", "path": "/data/b", "value": "2"}, {"op": "add", "path": "/data/c", "value": "3"}]);
+    assert_eq!(api.patch(&path, "json", &operations).await.ok()["data"], json!({"b": "2", "c": "3"}));
+    let failing = api.patch(&path, "json", &json!([{"op": "test", "path": "/data/b", "value": "9"}])).await;
+    assert_eq!((failing.code, failing.refusal().1), (422, "Invalid"));
+    let malformed = api.patch(&path, "json", &json!({"op": "add"})).await;
+    assert_eq!(malformed.code, 400);
+    let stale = api.patch(&path, "merge", &json!({"metadata": {"resourceVersion": "1"}, "data": {"z": "1"}})).await;
+    assert_eq!((stale.code, stale.refusal().1), (409, "Conflict"));
+    assert_eq!(api.patch(&api.core("configmaps/none"), "merge", &json!({})).await.code, 404);
+}
+
+#[tokio::test]
+async fn strategic_patches_merge_lists_by_key() {
+    let api = Api::new().await;
+    let pod = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [
+        {"name": "a", "port": 80}, {"name": "b", "port": 81}]}});
+    api.post(&api.core("services"), &pod).await.ok();
+    let path = api.core("services/s");
+    let patched = api.patch(&path, "strategic-merge", &json!({"spec": {"ports": [{"port": 81, "targetPort": 8081}, {"port": 80, "$patch": "delete"}, {"name": "c", "port": 82}]}})).await.ok();
+    let ports: Vec<_> = patched["spec"]["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| (p["name"].clone(), p["port"].clone(), p["targetPort"].clone()))
+        .collect();
+    assert_eq!(ports, [(json!("b"), json!(81), json!(8081)), (json!("c"), json!(82), json!(82))]);
+}
+
+#[tokio::test]
+async fn custom_resources_have_no_strategic_patch() {
+    let api = Api::new().await;
+    let group = api
+        .define(
+            "Namespaced",
+            json!({"schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}),
+        )
+        .await;
+    api.post(&api.widgets(&group), &widget(&group, "a", json!({}))).await.ok();
+    let answer = api.patch(&format!("{}/a", api.widgets(&group)), "strategic-merge", &json!({"spec": {"x": 1}})).await;
+    assert_eq!((answer.code, answer.refusal().1), (415, "UnsupportedMediaType"));
+    assert!(
+        answer
+            .refusal()
+            .2
+            .starts_with("the body of the request was in an unknown format - accepted media types include:"),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_patch_that_adds_unknown_fields_is_refused_when_strict() {
+    let api = Api::new().await;
+    let schema =
+        json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"a": {"type": "string"}}}}});
+    let group = api.define("Namespaced", json!({"schema": {"openAPIV3Schema": schema}})).await;
+    api.post(&api.widgets(&group), &widget(&group, "a", json!({"a": "1"}))).await.ok();
+    let path = format!("{}/a?fieldValidation=Strict", api.widgets(&group));
+    let answer = api.patch(&path, "merge", &json!({"spec": {"b": 1}})).await;
+    assert_eq!((answer.code, answer.refusal().1), (422, "Invalid"));
+    assert!(answer.refusal().2.ends_with("strict decoding error: unknown field \"spec.b\""), "{answer:?}");
+    assert_eq!(answer.causes()[0].0, "patch");
+}

@@ -1,0 +1,238 @@
+//! What a schema does to an object: unknown fields, defaults, refusals, rules.
+
+use crate::engine::{Api, widget};
+use serde_json::{Value, json};
+
+fn schema() -> Value {
+    json!({"type": "object", "required": ["spec"], "properties": {"spec": {
+    "type": "object", "required": ["subnet"],
+    "x-kubernetes-validations": [
+        {"rule": "!has(self.gateway) || self.gateway != self.subnet", "message": "gateway is not a subnet", "fieldPath": ".gateway"},
+        {"rule": "self.subnet == oldSelf.subnet", "message": "subnet is immutable", "reason": "FieldValueForbidden"},
+    ],
+    "properties": {
+        "subnet": {"type": "string", "maxLength": 43},
+        "gateway": {"type": "string"},
+        "ipVersion": {"type": "integer", "enum": [4, 6]},
+        "vlan": {"type": "integer", "minimum": 0, "maximum": 4094, "default": 0},
+        "mode": {"type": "string", "enum": ["auto", "off"], "default": "auto"},
+        "ips": {"type": "array", "maxItems": 3, "x-kubernetes-list-type": "set", "items": {"type": "string", "pattern": "^[0-9.]+$"}},
+        "routes": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["dst"],
+            "items": {"type": "object", "required": ["dst"], "properties": {"dst": {"type": "string"}, "gw": {"type": "string"}}}},
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        "port": {"x-kubernetes-int-or-string": true},
+        "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+    }}}})
+}
+
+async fn start() -> (Api, String, String) {
+    let api = Api::new().await;
+    let group = api.define("Namespaced", json!({"schema": {"openAPIV3Schema": schema()}})).await;
+    let path = api.widgets(&group);
+    (api, group, path)
+}
+
+#[tokio::test]
+async fn unknown_fields_are_dropped_warned_of_or_refused() {
+    let (api, group, path) = start().await;
+    let body = widget(
+        &group,
+        "a",
+        json!({"subnet": "s", "colour": "red", "free": {"any": {"thing": 1}}, "routes": [{"dst": "d", "hop": 1}]}),
+    );
+    let made = api.post(&path, &body).await;
+    assert_eq!(made.warnings, ["unknown field \"spec.colour\"", "unknown field \"spec.routes[0].hop\""]);
+    let object = made.ok();
+    assert_eq!(
+        object["spec"],
+        json!({"subnet": "s", "vlan": 0, "mode": "auto", "free": {"any": {"thing": 1}}, "routes": [{"dst": "d"}]})
+    );
+    let strict = api.post(&format!("{path}?fieldValidation=Strict"), &body).await;
+    assert_eq!(
+        strict.refusal(),
+        (
+            400,
+            "BadRequest",
+            "Widget in version \"v1\" cannot be handled as a Widget: strict decoding error: unknown field \"spec.colour\", unknown field \"spec.routes[0].hop\""
+        )
+    );
+    let mut other = body.clone();
+    other["metadata"]["name"] = "b".into();
+    assert_eq!(api.post(&format!("{path}?fieldValidation=Ignore"), &other).await.warnings, [""; 0]);
+}
+
+#[tokio::test]
+async fn defaults_replace_absent_fields_and_nulls() {
+    let (api, group, path) = start().await;
+    let object =
+        api.post(&path, &widget(&group, "a", json!({"subnet": "s", "vlan": null, "gateway": null}))).await.ok();
+    assert_eq!(object["spec"], json!({"subnet": "s", "vlan": 0, "mode": "auto"}));
+}
+
+#[tokio::test]
+async fn refusals_name_field_value_and_bounds() {
+    let (api, group, path) = start().await;
+    let rows = [
+        (json!({"ipVersion": 5}), "spec.ipVersion", "Unsupported value: 5: supported values: \"4\", \"6\""),
+        (
+            json!({"vlan": 4095}),
+            "spec.vlan",
+            "Invalid value: 4095: spec.vlan in body should be less than or equal to 4094",
+        ),
+        (
+            json!({"vlan": "x"}),
+            "spec.vlan",
+            "Invalid value: \"string\": spec.vlan in body must be of type integer: \"string\"",
+        ),
+        (json!({"mode": "on"}), "spec.mode", "Unsupported value: \"on\": supported values: \"auto\", \"off\""),
+        (json!({"ips": ["a"]}), "spec.ips[0]", "Invalid value: \"a\": spec.ips[0] in body should match '^[0-9.]+$'"),
+        (json!({"ips": ["1", "2", "3", "4"]}), "spec.ips", "Too many: 4: must have at most 3 items"),
+        (json!({"ips": ["1", "1"]}), "spec.ips[1]", "Duplicate value: \"1\""),
+        (json!({"routes": [{"dst": "d"}, {"dst": "d"}]}), "spec.routes[1]", "Duplicate value: {\"dst\":\"d\"}"),
+        (json!({"routes": [{"gw": "g"}]}), "spec.routes[0].dst", "Required value"),
+        (
+            json!({"labels": {"a": 1}}),
+            "spec.labels.a",
+            "Invalid value: \"integer\": spec.labels.a in body must be of type string: \"integer\"",
+        ),
+        (
+            json!({"port": true}),
+            "spec.port",
+            "Invalid value: \"boolean\": spec.port in body must be of type integer,string: \"boolean\"",
+        ),
+        (json!({"gateway": "s"}), "spec.gateway", "Invalid value: gateway is not a subnet"),
+    ];
+    for (more, field, message) in rows {
+        let mut spec = json!({"subnet": "s"});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = api.post(&path, &widget(&group, "bad", spec)).await;
+        assert_eq!(answer.code, 422, "{more}: {answer:?}");
+        assert_eq!(answer.causes()[0], (field, message), "{more}");
+    }
+    let missing = api.post(&path, &widget(&group, "bad", json!({}))).await;
+    assert_eq!(missing.causes()[0], ("spec.subnet", "Required value"));
+    assert_eq!(missing.body["details"]["name"], "bad");
+    assert_eq!(
+        (&missing.body["details"]["group"], &missing.body["details"]["kind"]),
+        (&json!(group), &json!("Widget"))
+    );
+}
+
+#[tokio::test]
+async fn the_message_lists_every_cause() {
+    let (api, group, path) = start().await;
+    let one = api.post(&path, &widget(&group, "bad", json!({"subnet": "s", "gateway": "s"}))).await;
+    assert_eq!(
+        one.refusal().2,
+        format!("Widget.{group} \"bad\" is invalid: spec.gateway: Invalid value: gateway is not a subnet")
+    );
+    let two = api.post(&path, &widget(&group, "bad", json!({"vlan": -1}))).await;
+    let text = two.refusal().2;
+    assert!(text.starts_with(&format!("Widget.{group} \"bad\" is invalid: [")) && text.ends_with(']'), "{text}");
+    for part in [
+        "spec.subnet: Required value",
+        "spec.vlan: Invalid value: -1: spec.vlan in body should be greater than or equal to 0",
+        "<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn transition_rules_see_the_old_object() {
+    let (api, group, path) = start().await;
+    api.post(&path, &widget(&group, "a", json!({"subnet": "s"}))).await.ok();
+    let path = format!("{path}/a");
+    let refused = api.patch(&path, "merge", &json!({"spec": {"subnet": "t"}})).await;
+    assert_eq!((refused.code, refused.causes()), (422, vec![("spec", "Forbidden: subnet is immutable")]));
+    assert_eq!(api.patch(&path, "merge", &json!({"spec": {"vlan": 7}})).await.ok()["spec"]["vlan"], 7);
+}
+
+#[tokio::test]
+async fn metadata_is_checked_for_every_kind() {
+    let (api, group, path) = start().await;
+    let mut body = widget(&group, "Bad_Name", json!({"subnet": "s"}));
+    body["metadata"]["labels"] = json!({"k": "not a value"});
+    let answer = api.post(&path, &body).await;
+    let fields: Vec<_> = answer.causes().iter().map(|c| c.0).collect();
+    assert_eq!((answer.code, fields), (422, vec!["metadata.name", "metadata.labels"]));
+    let mut unknown = widget(&group, "ok", json!({"subnet": "s"}));
+    unknown["metadata"]["colour"] = "red".into();
+    assert_eq!(api.post(&path, &unknown).await.warnings, ["unknown field \"metadata.colour\""]);
+    let mut warned = widget(&group, "warned", json!({"subnet": "s"}));
+    warned["metadata"]["finalizers"] = json!(["example.org"]);
+    assert_eq!(
+        api.post(&path, &warned).await.warnings,
+        [
+            "metadata.finalizers: \"example.org\": prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn built_in_kinds_are_decoded_defaulted_and_checked() {
+    let api = Api::new().await;
+    let service = |spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": spec});
+    let path = api.core("services");
+    let wrong = api.post(&path, &service(json!({"ports": [{"port": "http"}]}))).await;
+    assert_eq!(wrong.code, 400);
+    assert!(
+        wrong.refusal().2.starts_with("Service in version \"v1\" cannot be handled as a Service: json: cannot unmarshal string into Go struct field ServicePort.spec.ports.port of type int32"),
+        "{wrong:?}"
+    );
+    let strict = api
+        .post(&format!("{path}?fieldValidation=Strict"), &service(json!({"ports": [{"port": 80, "colour": 1}]})))
+        .await;
+    assert_eq!(
+        strict.refusal().2,
+        "Service in version \"v1\" cannot be handled as a Service: strict decoding error: unknown field \"spec.ports[0].colour\""
+    );
+    let refused = api.post(&path, &service(json!({"ports": [{"port": 0}]}))).await;
+    assert!(
+        refused.causes().contains(&("spec.ports[0].port", "Invalid value: 0: must be between 1 and 65535, inclusive")),
+        "{refused:?}"
+    );
+    let made = api.post(&path, &service(json!({"ports": [{"port": 80}], "selector": {"a": "b"}}))).await.ok();
+    assert_eq!(made["spec"]["ports"], json!([{"protocol": "TCP", "port": 80, "targetPort": 80}]));
+    for (field, value) in [
+        ("type", "ClusterIP"),
+        ("sessionAffinity", "None"),
+        ("internalTrafficPolicy", "Cluster"),
+        ("ipFamilyPolicy", "SingleStack"),
+    ] {
+        assert_eq!(made["spec"][field], value, "{field}");
+    }
+    let set = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "c"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let answer = api.post(&format!("/apis/apps/v1/namespaces/{}/daemonsets", api.namespace), &set).await;
+    assert_eq!(
+        answer.causes(),
+        [(
+            "spec.template.metadata.labels",
+            "Invalid value: {\"a\":\"c\"}: `selector` does not match template `labels`"
+        )]
+    );
+}
+
+#[tokio::test]
+async fn a_pod_must_have_containers_and_keeps_its_spec() {
+    let api = Api::new().await;
+    let pod = |containers: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": containers, "automountServiceAccountToken": false}});
+    let none = api.post(&api.core("pods"), &pod(json!([]))).await;
+    assert_eq!(none.causes(), [("spec.containers", "Required value")]);
+    let made = api.post(&api.core("pods"), &pod(json!([{"name": "c", "image": "i"}]))).await.ok();
+    assert_eq!(
+        (&made["spec"]["restartPolicy"], &made["spec"]["dnsPolicy"], &made["status"]["phase"]),
+        (&json!("Always"), &json!("ClusterFirst"), &json!("Pending"))
+    );
+    assert_eq!(made["spec"]["containers"][0]["imagePullPolicy"], "Always");
+    let moved = api.patch(&api.core("pods/p"), "merge", &json!({"spec": {"hostname": "elsewhere"}})).await;
+    assert_eq!((moved.code, moved.causes()[0].0), (422, "spec"));
+    assert!(
+        moved.causes()[0]
+            .1
+            .starts_with("Forbidden: pod updates may not change fields other than `spec.containers[*].image`"),
+        "{moved:?}"
+    );
+    assert_eq!(api.patch(&api.core("pods/p"), "merge", &json!({"metadata": {"labels": {"a": "b"}}})).await.code, 200);
+}
