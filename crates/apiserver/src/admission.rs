@@ -189,7 +189,8 @@ impl Hook {
         }
         let mut fault = None;
         for (name, program) in &self.conditions {
-            let value = program.as_ref().map_err(Clone::clone).and_then(|p| p.execute(&context).map_err(|e| e.to_string()));
+            let value =
+                program.as_ref().map_err(Clone::clone).and_then(|p| p.execute(&context).map_err(|e| e.to_string()));
             match value {
                 Ok(Cel::Bool(false)) => return Ok(false),
                 Ok(Cel::Bool(true)) => {}
@@ -201,7 +202,13 @@ impl Hook {
     }
 
     /// Asks the webhook; a refusal is a failure, an answer its `response`; `None` when a failed call is ignored.
-    async fn ask(&self, server: &Server, request: &Request<'_>, body: Value, warnings: &mut Vec<String>) -> Outcome<Option<Value>> {
+    async fn ask(
+        &self,
+        server: &Server,
+        request: &Request<'_>,
+        body: Value,
+        warnings: &mut Vec<String>,
+    ) -> Outcome<Option<Value>> {
         if request.dry_run && !self.dry_runs {
             return Err(Failure::bad_request(format!("admission webhook {:?} does not support dry run", self.name)));
         }
@@ -215,7 +222,10 @@ impl Hook {
             let response = &answer["response"];
             match response["uid"] == uid && response["allowed"].is_boolean() {
                 true => Ok(response.clone()),
-                false => Err(format!("received invalid webhook response: expected response.uid={uid}, got {}", response["uid"])),
+                false => Err(format!(
+                    "received invalid webhook response: expected response.uid={uid}, got {}",
+                    response["uid"]
+                )),
             }
         });
         let response = match checked {
@@ -298,7 +308,13 @@ fn uid() -> String {
 }
 
 /// Lets the mutating webhooks change the object; tells whether one did.
-pub async fn mutate(server: &Server, request: &Request<'_>, new: &mut Value, old: Option<&Value>, warnings: &mut Vec<String>) -> Outcome<bool> {
+pub async fn mutate(
+    server: &Server,
+    request: &Request<'_>,
+    new: &mut Value,
+    old: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Outcome<bool> {
     let hooks: Arc<Hooks> = server.hooks();
     if hooks.mutating.is_empty() || request.is_exempt() {
         return Ok(false);
@@ -335,7 +351,13 @@ pub async fn mutate(server: &Server, request: &Request<'_>, new: &mut Value, old
 }
 
 /// Asks the validating webhooks, all at once; the first refusal counts.
-pub async fn validate(server: &Server, request: &Request<'_>, new: &Value, old: Option<&Value>, warnings: &mut Vec<String>) -> Outcome<()> {
+pub async fn validate(
+    server: &Server,
+    request: &Request<'_>,
+    new: &Value,
+    old: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Outcome<()> {
     let hooks: Arc<Hooks> = server.hooks();
     if hooks.validating.is_empty() || request.is_exempt() {
         return Ok(());

@@ -64,7 +64,9 @@ impl Collector {
     async fn sweep(&self) {
         let suspects: Vec<Item> = {
             let state = self.server.store().read();
-            let all = state.stores().flat_map(|(store, shard)| shard.objects.values().map(move |o| (store.clone(), o.clone())));
+            let all = state
+                .stores()
+                .flat_map(|(store, shard)| shard.objects.values().map(move |o| (store.clone(), o.clone())));
             all.filter(|(_, o)| o.deleting || !o.owners.is_empty()).collect()
         };
         for (store, object) in suspects {
@@ -180,7 +182,8 @@ impl Collector {
             return;
         }
         if lives {
-            self.edit(store, &object, |value| drop_owners(value, |uid| gone.contains(uid) || waiting.contains(uid))).await;
+            self.edit(store, &object, |value| drop_owners(value, |uid| gone.contains(uid) || waiting.contains(uid)))
+                .await;
             return;
         }
         let first = !waiting.is_empty() && !self.dependents(&object.uid).is_empty();
@@ -191,7 +194,8 @@ impl Collector {
     async fn namespace(&self, store: &StoreId, object: &Arc<Object>) {
         let contents = contents(&self.server.store().read(), &object.key, false);
         if contents.is_empty() {
-            let release = |value: &mut Value| value["spec"].as_object_mut().is_some_and(|s| s.remove("finalizers").is_some());
+            let release =
+                |value: &mut Value| value["spec"].as_object_mut().is_some_and(|s| s.remove("finalizers").is_some());
             self.edit(store, object, release).await;
             return;
         }
@@ -201,7 +205,8 @@ impl Collector {
     /// Deletes the objects of a terminating definition; lets the definition go when there are none.
     async fn definition(&self, store: &StoreId, object: &Arc<Object>, value: &Value) {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-        let theirs: StoreId = format!("{}/{}", text(&value["spec"]["group"]), text(&value["spec"]["names"]["plural"])).into();
+        let theirs: StoreId =
+            format!("{}/{}", text(&value["spec"]["group"]), text(&value["spec"]["names"]["plural"])).into();
         let contents: Vec<_> = self.server.store().all(&theirs).into_iter().map(|o| (theirs.clone(), o)).collect();
         if contents.is_empty() {
             self.edit(store, object, |value| drop_finalizer(value, CRD_CLEANUP)).await;
@@ -219,7 +224,8 @@ impl Collector {
     /// A DELETE as a client would send it, guarded by the UID.
     async fn remove(&self, store: &StoreId, object: &Arc<Object>, propagation: Option<Propagation>) {
         let Some(resource) = self.server.catalog().by_store(store).cloned() else { return };
-        let target = Target { resource, namespace: object.namespace().into(), name: Some(object.name().into()), sub: None };
+        let target =
+            Target { resource, namespace: object.namespace().into(), name: Some(object.name().into()), sub: None };
         let call = Call {
             target,
             query: Query::default(),
@@ -231,7 +237,10 @@ impl Collector {
         match delete_object(&self.server, &call, &options).await {
             Err(failure) if !matches!(&*failure.reason, "NotFound" | "Conflict") => {
                 tracing::warn!(%store, key = %object.key, error = %failure, "deletion failed, will be tried again");
-                self.failed.lock().expect("nothing panics while it holds the list").insert((store.clone(), object.key.clone()));
+                self.failed
+                    .lock()
+                    .expect("nothing panics while it holds the list")
+                    .insert((store.clone(), object.key.clone()));
             }
             _ => {}
         }
@@ -259,7 +268,9 @@ impl Collector {
             };
             match self.server.store().write(write).await {
                 Err(Refused::Changed) => {}
-                Err(Refused::Disk(why)) => return tracing::error!(%store, key = %object.key, why, "clean-up not written"),
+                Err(Refused::Disk(why)) => {
+                    return tracing::error!(%store, key = %object.key, why, "clean-up not written");
+                }
                 _ => return self.server.noticed(store),
             }
         }

@@ -45,7 +45,9 @@ fn conflict(catalog: &Catalog, definition: &Value) -> Option<(String, String)> {
     let group = text(&spec["group"]);
     let store = format!("{group}/{}", text(&names["plural"]));
     let others: Vec<_> = catalog.all().filter(|r| r.group == group && *r.store != *store).collect();
-    let taken = |name: &str| others.iter().any(|r| r.plural == name || r.singular == name || r.short_names.iter().any(|s| s == name));
+    let taken = |name: &str| {
+        others.iter().any(|r| r.plural == name || r.singular == name || r.short_names.iter().any(|s| s == name))
+    };
     let in_use = |reason: &str, name: &str| Some((reason.to_owned(), format!("\"{name}\" is already in use")));
     for (key, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
         let name = text(&names[key]);

@@ -58,7 +58,8 @@ impl Options {
         let in_query = call.query.text("gracePeriodSeconds").map(|t| t.parse::<i64>());
         let in_query = in_query.transpose().map_err(|e| Failure::bad_request(format!("gracePeriodSeconds: {e}")))?;
         let orphan = body["orphanDependents"].as_bool().or(call.query.flag("orphanDependents"));
-        let policy = text(&body["propagationPolicy"]).or_else(|| call.query.text("propagationPolicy").map(str::to_owned));
+        let policy =
+            text(&body["propagationPolicy"]).or_else(|| call.query.text("propagationPolicy").map(str::to_owned));
         let propagation = match (policy.as_deref(), orphan) {
             (None, None) => None,
             (None, Some(true)) | (Some("Orphan"), _) => Some(Propagation::Orphan),
@@ -88,7 +89,8 @@ impl Options {
 }
 
 fn unsupported_policy(given: &str) -> Failure {
-    let message = format!("Unsupported value: {given:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"");
+    let message =
+        format!("Unsupported value: {given:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"");
     let mut failure = Failure::custom(
         StatusCode::UNPROCESSABLE_ENTITY,
         "Invalid",
@@ -114,7 +116,9 @@ pub async fn delete(server: &Server, call: &Call, body: &Bytes) -> Outcome<Respo
     let resource = call.resource();
     match delete_object(server, call, &options).await? {
         Deleted::Pending(object) => render::object(call, StatusCode::OK, &object),
-        Deleted::Gone(object) if matches!(&*resource.store, "/pods" | "/namespaces" | "/serviceaccounts" | "/services") => {
+        Deleted::Gone(object)
+            if matches!(&*resource.store, "/pods" | "/namespaces" | "/serviceaccounts" | "/services") =>
+        {
             render::object(call, StatusCode::OK, &object)
         }
         Deleted::Gone(object) => {
@@ -122,7 +126,8 @@ pub async fn delete(server: &Server, call: &Call, body: &Bytes) -> Outcome<Respo
             if !resource.group.is_empty() {
                 details["group"] = resource.group.as_str().into();
             }
-            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+            let status =
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
             Ok(render::encode(call.accept.yaml, StatusCode::OK, &status))
         }
     }
@@ -142,7 +147,9 @@ pub async fn delete_collection(server: &Server, call: &Call, body: &Bytes) -> Ou
         let call = named(call, object);
         async move {
             match delete_object(server, &call, &options).await {
-                Err(failure) if failure.code != StatusCode::NOT_FOUND && failure.code != StatusCode::CONFLICT => Err(failure),
+                Err(failure) if failure.code != StatusCode::NOT_FOUND && failure.code != StatusCode::CONFLICT => {
+                    Err(failure)
+                }
                 _ => Ok(()),
             }
         }

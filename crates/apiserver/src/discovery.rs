@@ -76,7 +76,8 @@ pub fn resource_list(catalog: &Catalog, group: &str, version: &str) -> Option<Va
         }
     }
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources});
+    let list =
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources});
     (!resources.is_empty()).then_some(list)
 }
 
@@ -114,7 +115,11 @@ pub fn aggregated(catalog: &Catalog, core: bool) -> Value {
                     json!({"version": version, "freshness": "Current", "resources": resources})
                 })
                 .collect();
-            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let metadata = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -146,7 +151,8 @@ fn aggregated_resource(resource: &Resource) -> Value {
 
 /// GET `/openapi/v3`.
 pub fn openapi_index(catalog: &Catalog) -> Value {
-    let all: Vec<_> = catalog.groups().iter().flat_map(|(g, vs)| vs.iter().map(move |v| (g.as_str(), v.as_str()))).collect();
+    let all: Vec<_> =
+        catalog.groups().iter().flat_map(|(g, vs)| vs.iter().map(move |v| (g.as_str(), v.as_str()))).collect();
     openapi::index(&all)
 }
 

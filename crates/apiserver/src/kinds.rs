@@ -97,11 +97,13 @@ impl Resource {
 
     /// Whether a field selector may use the path.
     pub fn selects(&self, path: &str) -> bool {
-        path == "metadata.name" || (path == "metadata.namespace" && self.namespaced) || self.selectable.iter().any(|p| p == path)
+        path == "metadata.name"
+            || (path == "metadata.namespace" && self.namespaced)
+            || self.selectable.iter().any(|p| p == path)
     }
 
     /// From the stored form to this version. Versions of a custom resource differ in nothing but their name.
-    pub fn from_stored(&self, value: &mut Value) {
+    pub fn rewrite_for_client(&self, value: &mut Value) {
         if self.group == "events.k8s.io" {
             rename(value, EVENT_FIELDS);
         }
@@ -109,7 +111,7 @@ impl Resource {
     }
 
     /// From this version to the stored form.
-    pub fn to_stored(&self, value: &mut Value) {
+    pub fn rewrite_for_store(&self, value: &mut Value) {
         if self.group == "events.k8s.io" {
             rename(value, EVENT_FIELDS.map(|(core, events)| (events, core)));
             value["apiVersion"] = "v1".into();
@@ -233,7 +235,17 @@ fn version_rank(version: &str) -> (u8, u32, u32) {
 }
 
 /// group, version, kind, plural, short names, namespaced, status, scale, categories
-type Row = (&'static str, &'static str, &'static str, &'static str, &'static [&'static str], bool, bool, bool, &'static [&'static str]);
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    bool,
+    bool,
+    bool,
+    &'static [&'static str],
+);
 
 #[rustfmt::skip]
 const BUILTINS: &[Row] = &[
@@ -262,12 +274,33 @@ const BUILTINS: &[Row] = &[
 /// Field selector paths of a built-in store.
 pub fn builtin_selectable(store: &str) -> Vec<String> {
     let paths: &[&str] = match store {
-        "/pods" => &["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"],
+        "/pods" => &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ],
         "/namespaces" => &["status.phase"],
         "/nodes" => &["spec.unschedulable"],
         "/secrets" => &["type"],
         "/services" => &["spec.clusterIP", "spec.type"],
-        "/events" => &["involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid", "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason", "reportingComponent", "source", "type"],
+        "/events" => &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        ],
         "apps/replicasets" => &["status.replicas"],
         "batch/jobs" => &["status.successful"],
         _ => &[],

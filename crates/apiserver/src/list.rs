@@ -52,7 +52,11 @@ impl Filter {
     pub fn select(&self, objects: &BTreeMap<Arc<str>, Arc<Object>>, after: Option<&str>) -> Vec<Arc<Object>> {
         if let (Some(name), false) = (self.fields.name(), self.namespace.is_empty()) {
             let found = objects.get(format!("{}/{name}", self.namespace).as_str());
-            return found.filter(|o| self.matches(o) && after.is_none_or(|a| &*o.key > a)).cloned().into_iter().collect();
+            return found
+                .filter(|o| self.matches(o) && after.is_none_or(|a| &*o.key > a))
+                .cloned()
+                .into_iter()
+                .collect();
         }
         let prefix = if self.namespace.is_empty() { String::new() } else { format!("{}/", self.namespace) };
         let start = after.map_or_else(|| prefix.clone(), |a| format!("{a}\0"));
@@ -86,7 +90,12 @@ pub fn get(store: &Store, call: &Call) -> Outcome<Response> {
 /// The `resourceVersion` parameter.
 pub fn version_option(call: &Call) -> Outcome<Option<u64>> {
     let parse = |text: &str| {
-        text.parse().map_err(|_| invalid_option("resourceVersion", &format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+        text.parse().map_err(|_| {
+            invalid_option(
+                "resourceVersion",
+                &format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
+            )
+        })
     };
     call.query.text("resourceVersion").map(parse).transpose()
 }
@@ -149,7 +158,9 @@ impl Page {
         let want = match (matching, version) {
             (None, None | Some(0)) | (Some("NotOlderThan"), Some(0)) => Want::Newest,
             (Some(_), None) => return forbid("resourceVersionMatch is forbidden unless resourceVersion is provided"),
-            (Some("Exact"), Some(0)) => return forbid("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""),
+            (Some("Exact"), Some(0)) => {
+                return forbid("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"");
+            }
             (Some("Exact"), Some(v)) => Want::Exactly(v),
             (None, Some(v)) if limit > 0 => Want::Exactly(v),
             (None | Some("NotOlderThan"), Some(v)) => Want::NotOlderThan(v),
@@ -165,7 +176,9 @@ impl Page {
         let after = self.after.as_deref();
         let Some(shard) = state.shard(store) else { return Ok((Vec::new(), state.version)) };
         match self.want {
-            Want::Exactly(version) if version > state.version => Err(Failure::version_too_large(version, state.version)),
+            Want::Exactly(version) if version > state.version => {
+                Err(Failure::version_too_large(version, state.version))
+            }
             Want::Exactly(version) if version < shard.compacted => Err(too_old(after)),
             Want::Exactly(version) => Ok((filter.select(&at_version(shard, version), after), version)),
             _ => Ok((filter.select(&shard.objects, after), state.version)),

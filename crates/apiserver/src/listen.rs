@@ -52,7 +52,13 @@ impl Tokens {
 }
 
 /// Serves until `stop`; then open watches end, and requests under way get a moment to finish.
-pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, tokens: Tokens, stop: CancellationToken) {
+pub async fn serve(
+    server: Server,
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    tokens: Tokens,
+    stop: CancellationToken,
+) {
     let tasks = TaskTracker::new();
     let tls = tls.map(TlsAcceptor::from);
     loop {
@@ -75,7 +81,13 @@ pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<rustls
     let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
 }
 
-async fn connection(server: Server, stream: TcpStream, tls: Option<TlsAcceptor>, tokens: Tokens, stop: CancellationToken) {
+async fn connection(
+    server: Server,
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    tokens: Tokens,
+    stop: CancellationToken,
+) {
     let _ = stream.set_nodelay(true);
     match tls {
         None => http(server, stream, tokens, stop).await,
@@ -87,7 +99,12 @@ async fn connection(server: Server, stream: TcpStream, tls: Option<TlsAcceptor>,
     }
 }
 
-async fn http(server: Server, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, tokens: Tokens, stop: CancellationToken) {
+async fn http(
+    server: Server,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tokens: Tokens,
+    stop: CancellationToken,
+) {
     let router = server.router();
     let service = service_fn(move |request: Request<Incoming>| {
         let (router, tokens) = (router.clone(), tokens.clone());

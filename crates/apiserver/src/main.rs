@@ -89,7 +89,12 @@ async fn main() -> anyhow::Result<()> {
 fn advertised(flags: &Flags, port: u16) -> String {
     let bracketed = |ip: IpAddr| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
     match &flags.advertise {
-        Some(text) if text.parse::<IpAddr>().is_err() && text.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok()) => text.clone(),
+        Some(text)
+            if text.parse::<IpAddr>().is_err()
+                && text.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok()) =>
+        {
+            text.clone()
+        }
         Some(text) => format!("{}:{port}", text.parse().map_or_else(|_| text.clone(), bracketed)),
         None if flags.listen.ip().is_unspecified() => format!("127.0.0.1:{port}"),
         None => format!("{}:{port}", bracketed(flags.listen.ip())),

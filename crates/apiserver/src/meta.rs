@@ -2,7 +2,6 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-
 const NAME_SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// The time as Kubernetes writes it.
@@ -76,7 +75,15 @@ pub fn keep_system(old: &Value, new: &mut Value) {
     let meta = map_mut(new);
     meta.remove("managedFields");
     meta.remove("selfLink");
-    for key in ["generateName", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid", "namespace"] {
+    for key in [
+        "generateName",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "uid",
+        "namespace",
+    ] {
         match &old["metadata"][key] {
             Value::Null => {
                 meta.remove(key);

@@ -44,7 +44,8 @@ impl Patch {
             Self::Json(patch) => json_patch::patch(&mut value, patch).map_err(|e| {
                 let message = "the server rejected our request due to an error in our request";
                 let mut failure = Failure::custom(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
-                failure.details = serde_json::json!({"causes": [{"reason": "UnexpectedServerResponse", "message": e.to_string()}]});
+                failure.details =
+                    serde_json::json!({"causes": [{"reason": "UnexpectedServerResponse", "message": e.to_string()}]});
                 failure
             })?,
             Self::Merge(patch) => json_patch::merge(&mut value, patch),

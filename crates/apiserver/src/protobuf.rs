@@ -50,7 +50,9 @@ impl Field {
 
 /// Decodes an enveloped object; the error says what is wrong with it.
 pub fn decode(body: &[u8]) -> Result<Value, String> {
-    let envelope = body.strip_prefix(MAGIC).ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
+    let envelope = body
+        .strip_prefix(MAGIC)
+        .ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
     for item in (Reader { rest: envelope }) {
         match item? {
@@ -67,7 +69,8 @@ pub fn decode(body: &[u8]) -> Result<Value, String> {
             _ => {}
         }
     }
-    let message = message_name(&api_version, &kind).ok_or_else(|| format!("no kind {kind:?} is known in protobuf for version {api_version:?}"))?;
+    let message = message_name(&api_version, &kind)
+        .ok_or_else(|| format!("no kind {kind:?} is known in protobuf for version {api_version:?}"))?;
     let mut object = message_value(&message, raw, DEPTH)?;
     object.insert("apiVersion".into(), api_version.into());
     object.insert("kind".into(), kind.into());
@@ -142,7 +145,9 @@ fn value_of(kind: &str, wire: &Wire<'_>, depth: u8) -> Result<Value, String> {
         ("b", Wire::Varint(n)) => (*n != 0).into(),
         ("d", Wire::Fixed64(bits)) => f64::from_bits(*bits).into(),
         ("t" | "u", Wire::Bytes(bytes)) => time(kind, bytes)?,
-        ("q", Wire::Bytes(bytes)) => scalar(bytes, 1)?.map_or(json!("0"), |q| utf8(q.bytes()).map_or(Value::Null, Value::from)),
+        ("q", Wire::Bytes(bytes)) => {
+            scalar(bytes, 1)?.map_or(json!("0"), |q| utf8(q.bytes()).map_or(Value::Null, Value::from))
+        }
         ("o", Wire::Bytes(bytes)) => match scalar(bytes, 1)?.map_or(0, |w| w.number()) {
             0 => scalar(bytes, 2)?.map_or(0, |w| w.number()).cast_signed().into(),
             _ => utf8(scalar(bytes, 3)?.map_or(&[][..], |w| w.bytes()))?.into(),
@@ -291,7 +296,11 @@ mod tests {
         for (message, fields) in MESSAGES.iter() {
             for field in fields.values() {
                 let kind = field.kind.trim_start_matches("m:");
-                assert!(scalars.contains(&kind) || MESSAGES.contains_key(kind) || empty.contains(&kind), "{message}.{}: {kind}", field.name);
+                assert!(
+                    scalars.contains(&kind) || MESSAGES.contains_key(kind) || empty.contains(&kind),
+                    "{message}.{}: {kind}",
+                    field.name
+                );
             }
         }
     }

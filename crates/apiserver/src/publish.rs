@@ -40,7 +40,8 @@ pub async fn publish(server: &Server, address: SocketAddr) {
         ("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice),
     ] {
         let replaced = send(server, Method::PUT, &format!("{path}/kubernetes"), &object).await;
-        let status = if replaced == StatusCode::NOT_FOUND { send(server, Method::POST, path, &object).await } else { replaced };
+        let status =
+            if replaced == StatusCode::NOT_FOUND { send(server, Method::POST, path, &object).await } else { replaced };
         if !status.is_success() {
             tracing::warn!(path, %status, "service kubernetes is not published");
         }

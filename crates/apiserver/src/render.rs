@@ -38,7 +38,7 @@ impl ListMeta {
 /// An object in the version that the call asks for.
 pub fn value_of(resource: &Resource, object: &Object) -> Value {
     let mut value = object.value();
-    resource.from_stored(&mut value);
+    resource.rewrite_for_client(&mut value);
     value
 }
 

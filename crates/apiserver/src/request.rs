@@ -82,7 +82,8 @@ impl Query {
 
     /// A number.
     pub fn number(&self, key: &str) -> Outcome<Option<u64>> {
-        let parse = |text: &str| text.parse().map_err(|_| Failure::bad_request(format!("{key}: Invalid value: {text:?}")));
+        let parse =
+            |text: &str| text.parse().map_err(|_| Failure::bad_request(format!("{key}: Invalid value: {text:?}")));
         self.text(key).map(parse).transpose()
     }
 
@@ -91,7 +92,9 @@ impl Query {
         match self.text("dryRun") {
             None => Ok(false),
             Some("All") => Ok(true),
-            Some(other) => Err(invalid_option("dryRun", &format!("Unsupported value: {other:?}: supported values: \"All\""))),
+            Some(other) => {
+                Err(invalid_option("dryRun", &format!("Unsupported value: {other:?}: supported values: \"All\"")))
+            }
         }
     }
 }
@@ -152,7 +155,9 @@ impl Accept {
         let shape = match (parameter("as"), parameter("g"), parameter("v")) {
             (None, ..) => Shape::Whole,
             (Some("Table"), Some("meta.k8s.io"), Some("v1")) => Shape::Table,
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => Shape::Partial,
+            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
+                Shape::Partial
+            }
             (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => Shape::Discovery,
             _ => return None,
         };
@@ -198,8 +203,10 @@ pub fn decode(content_type: &str, body: &[u8]) -> Outcome<Value> {
         "" | "application/json" | "*/*" => serde_json::from_slice(body)
             .map_err(|e| Failure::bad_request(format!("couldn't get version/kind; json parse error: {e}"))),
         "application/yaml" | "text/yaml" | "application/x-yaml" => {
-            let text = std::str::from_utf8(body).map_err(|e| Failure::bad_request(format!("error converting YAML to JSON: {e}")))?;
-            serde_saphyr::from_str(text).map_err(|e| Failure::bad_request(format!("error converting YAML to JSON: {e}")))
+            let text = std::str::from_utf8(body)
+                .map_err(|e| Failure::bad_request(format!("error converting YAML to JSON: {e}")))?;
+            serde_saphyr::from_str(text)
+                .map_err(|e| Failure::bad_request(format!("error converting YAML to JSON: {e}")))
         }
         protobuf::MEDIA_TYPE => protobuf::decode(body).map_err(Failure::bad_request),
         _ => Err(Failure::unsupported_media_type(ACCEPTED)),

@@ -42,7 +42,8 @@ fn selector_text(selector: &Value) -> String {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let equal = selector["matchLabels"].as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", text(v)));
     let expressions = selector["matchExpressions"].as_array().into_iter().flatten().map(|e| {
-        let (key, values) = (text(&e["key"]), e["values"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>());
+        let (key, values) =
+            (text(&e["key"]), e["values"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>());
         match e["operator"].as_str() {
             Some("In") => format!("{key} in ({})", values.join(",")),
             Some("NotIn") => format!("{key} notin ({})", values.join(",")),
@@ -61,7 +62,11 @@ pub async fn serve(server: &Server, call: &Call, method: &Method, body: &Bytes) 
         Method::GET => {
             let object = server.store().get(&resource.store, &call.key());
             let object = object.ok_or_else(|| Failure::not_found(resource, call.name()))?;
-            return Ok(render::encode(call.accept.yaml, StatusCode::OK, &view(scale, &render::value_of(resource, &object))));
+            return Ok(render::encode(
+                call.accept.yaml,
+                StatusCode::OK,
+                &view(scale, &render::value_of(resource, &object)),
+            ));
         }
         Method::PATCH => Some(Patch::parse(&call.content_type, body, resource)?),
         Method::PUT => None,
@@ -76,7 +81,8 @@ pub async fn serve(server: &Server, call: &Call, method: &Method, body: &Bytes) 
         };
         let replicas = wanted["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
-            let cause = crate::schema::Cause::invalid("spec.replicas", &replicas.into(), "must be greater than or equal to 0");
+            let cause =
+                crate::schema::Cause::invalid("spec.replicas", &replicas.into(), "must be greater than or equal to 0");
             return Err(Failure::invalid(resource, call.name(), &[cause]));
         }
         let mut object = current.clone();

@@ -25,7 +25,11 @@ impl Labels {
     /// Parses the text of `labelSelector`.
     pub fn parse(text: &str) -> Outcome<Self> {
         let refuse = |why: String| Failure::bad_request(format!("unable to parse requirement: {why}"));
-        split_outside_parentheses(text).into_iter().map(|part| requirement(part).map_err(refuse)).collect::<Result<_, _>>().map(Self)
+        split_outside_parentheses(text)
+            .into_iter()
+            .map(|part| requirement(part).map_err(refuse))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// Parses a `metav1.LabelSelector` object.
@@ -113,7 +117,10 @@ fn requirement(text: &str) -> Result<Requirement, String> {
     }
     for (sign, op) in [('>', Op::Greater as fn(i64) -> Op), ('<', Op::Less as fn(i64) -> Op)] {
         if let Some((key, value)) = text.split_once(sign) {
-            let number = value.trim().parse().map_err(|_| format!("for 'Gt', 'Lt' operators, the value must be an integer: {value:?}"))?;
+            let number = value
+                .trim()
+                .parse()
+                .map_err(|_| format!("for 'Gt', 'Lt' operators, the value must be an integer: {value:?}"))?;
             return make(key, op(number));
         }
     }
@@ -196,7 +203,11 @@ mod tests {
             ("k<4", "k=5", false),
             ("ipam.spidernet.io/pool-node=n,!z", "ipam.spidernet.io/pool-node=n", true),
         ] {
-            assert_eq!(Labels::parse(selector).unwrap().matches(&labels(object)), selected, "{selector:?} on {object:?}");
+            assert_eq!(
+                Labels::parse(selector).unwrap().matches(&labels(object)),
+                selected,
+                "{selector:?} on {object:?}"
+            );
         }
     }
 

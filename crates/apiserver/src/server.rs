@@ -117,7 +117,16 @@ impl Server {
         let store = Store::open(path.as_deref(), builtin_selectable, options.history, follow)
             .map_err(|source| OpenError::Database { path: path.unwrap_or_default(), source: Box::new(source) })?;
         let stop = CancellationToken::new();
-        let inner = Inner { store, catalog: RwLock::default(), options, ranges, rebuilding: Default::default(), hooks: RwLock::default(), serial: Mutex::new(()), stop: stop.clone() };
+        let inner = Inner {
+            store,
+            catalog: RwLock::default(),
+            options,
+            ranges,
+            rebuilding: Default::default(),
+            hooks: RwLock::default(),
+            serial: Mutex::new(()),
+            stop: stop.clone(),
+        };
         let server = Self { inner: Arc::new(inner) };
         server.rebuild();
         for name in NAMESPACES {
@@ -212,7 +221,8 @@ impl Server {
             DEFINITIONS => crd::prepare(&self.catalog(), new, old),
             "/services" => {
                 let uid = meta::text(new, "uid");
-                let others: Vec<_> = self.store().all("/services").iter().filter(|s| s.uid != uid).map(|s| s.value()).collect();
+                let others: Vec<_> =
+                    self.store().all("/services").iter().filter(|s| s.uid != uid).map(|s| s.value()).collect();
                 let held = Held::by(others.iter());
                 let name = meta::text(new, "name").to_owned();
                 let allocated = service::allocate(&self.inner.ranges, &held, new, old)?;
@@ -261,7 +271,13 @@ async fn route(server: &Server, request: Request<Body>) -> Outcome<Response> {
     let user = request.extensions().get::<User>().map_or_else(|| "system:admin".to_owned(), |u| u.0.clone());
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let content_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
-    let call = Call { target, query: Query::parse(request.uri())?, accept: Accept::parse(request.headers())?, content_type, user };
+    let call = Call {
+        target,
+        query: Query::parse(request.uri())?,
+        accept: Accept::parse(request.headers())?,
+        content_type,
+        user,
+    };
     let method = request.method().clone();
     let body = match method {
         Method::GET | Method::HEAD => Bytes::new(),
@@ -284,7 +300,9 @@ async fn dispatch(server: &Server, call: Call, method: &Method, body: &Bytes) ->
     let sub = call.target.sub.clone();
     let get = matches!(*method, Method::GET | Method::HEAD);
     match (method, call.target.name.is_some(), sub.as_deref()) {
-        _ if get && sub.is_none() && call.query.flag("watch") == Some(true) => watch::watch(store, call, server.stopping()),
+        _ if get && sub.is_none() && call.query.flag("watch") == Some(true) => {
+            watch::watch(store, call, server.stopping())
+        }
         (_, true, None) if get => list::get(store, &call),
         (_, true, Some("status")) if get && call.resource().status => list::get(store, &call),
         (_, false, None) if get => list::list(store, &call),

@@ -5,73 +5,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::schema::Cause;
 use crate::status::{Failure, Outcome};
 
-/// Where addresses and ports come from.
-#[derive(Debug, Clone)]
-pub struct Ranges {
-    /// One per family, the primary one first.
-    networks: Vec<IpNet>,
-    ports: (u16, u16),
-}
+mod ranges;
 
-impl Ranges {
-    /// Checks the settings.
-    pub fn new(networks: &[String], ports: (u16, u16)) -> Result<Self, String> {
-        let parse = |text: &String| text.trim().parse::<IpNet>().map(|n| n.trunc()).map_err(|_| format!("service range {text:?} is not a CIDR"));
-        let networks = networks.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        match networks.as_slice() {
-            [_] => {}
-            [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => {}
-            _ => return Err(format!("service ranges {networks:?}: want one, or one of each family")),
-        }
-        Ok(Self { networks, ports })
-    }
-
-    /// The first address of the primary range, that of the Service `kubernetes`.
-    pub fn first(&self) -> IpAddr {
-        match self.networks[0].network() {
-            IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() + 1).into()),
-            IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() + 1).into()),
-        }
-    }
-
-    fn network(&self, family: &str) -> Option<&IpNet> {
-        self.networks.iter().find(|n| family_of(n.addr()) == family)
-    }
-
-    fn primary(&self) -> &'static str {
-        family_of(self.networks[0].addr())
-    }
-}
-
-/// What the other Services hold.
-#[derive(Debug, Default)]
-pub struct Held {
-    addresses: BTreeSet<IpAddr>,
-    ports: BTreeSet<u64>,
-}
-
-impl Held {
-    /// By these Services.
-    pub fn by<'a>(services: impl Iterator<Item = &'a Value>) -> Self {
-        let mut held = Self::default();
-        for service in services {
-            held.addresses.extend(texts(&service["spec"]["clusterIPs"]).iter().filter_map(|ip| ip.parse::<IpAddr>().ok()));
-            held.ports.extend(node_ports(service));
-            held.ports.extend(service["spec"]["healthCheckNodePort"].as_u64().filter(|p| *p > 0));
-        }
-        held
-    }
-}
-
-fn family_of(ip: IpAddr) -> &'static str {
-    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
-}
+pub use ranges::{Held, Ranges};
+use ranges::{family_of, free_address, is_assignable, random};
 
 fn other(family: &str) -> &'static str {
     if family == "IPv4" { "IPv6" } else { "IPv4" }
@@ -88,7 +30,11 @@ fn spec<'a>(service: &'a Value, key: &str) -> &'a str {
 fn put(service: &mut Value, key: &str, value: Value) {
     let Some(spec) = service["spec"].as_object_mut() else { return };
     let empty = value.is_null() || value == "" || value == 0 || value.as_array().is_some_and(Vec::is_empty);
-    if empty { spec.remove(key) } else { spec.insert(key.to_owned(), value) };
+    if empty {
+        spec.remove(key)
+    } else {
+        spec.insert(key.to_owned(), value)
+    };
 }
 
 fn is_external_name(service: &Value) -> bool {
@@ -160,14 +106,22 @@ fn keep_allocated(new: &mut Value, old: &Value) {
     if has_node_ports(old) && has_node_ports(new) {
         let both: Vec<_> = node_ports(old).into_iter().filter(|p| node_ports(new).contains(p)).collect();
         let before = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        for port in new["spec"]["ports"].as_array_mut().into_iter().flatten().filter(|p| p["nodePort"].as_u64().unwrap_or(0) == 0) {
+        for port in new["spec"]["ports"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+            .filter(|p| p["nodePort"].as_u64().unwrap_or(0) == 0)
+        {
             let same = before.iter().rfind(|p| p["name"] == port["name"]).and_then(|p| p["nodePort"].as_u64());
             if let Some(known) = same.filter(|p| *p > 0 && !both.contains(p)) {
                 port["nodePort"] = known.into();
             }
         }
     }
-    if needs_health_check(old) && needs_health_check(new) && new["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0 {
+    if needs_health_check(old)
+        && needs_health_check(new)
+        && new["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0
+    {
         put(new, "healthCheckNodePort", old["spec"]["healthCheckNodePort"].clone());
     }
 }
@@ -209,7 +163,13 @@ impl Allocation<'_> {
         if spec(new, "ipFamilyPolicy").is_empty() {
             let before = old.map(|o| spec(o, "ipFamilyPolicy")).unwrap_or_default();
             let headless = is_headless(new) && is_selectorless(new);
-            let policy = if !before.is_empty() { before } else if headless { "RequireDualStack" } else { "SingleStack" };
+            let policy = if !before.is_empty() {
+                before
+            } else if headless {
+                "RequireDualStack"
+            } else {
+                "SingleStack"
+            };
             put(new, "ipFamilyPolicy", policy.into());
         }
         self.check_addresses(new);
@@ -225,7 +185,11 @@ impl Allocation<'_> {
         if policy == "SingleStack" {
             for (count, what) in [(ips.len(), "cluster IPs"), (families.len(), "IP families")] {
                 if count == 2 {
-                    self.refuse("spec.ipFamilyPolicy", &given, format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"));
+                    self.refuse(
+                        "spec.ipFamilyPolicy",
+                        &given,
+                        format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"),
+                    );
                 }
             }
         }
@@ -233,7 +197,11 @@ impl Allocation<'_> {
             let Ok(ip) = ip.parse::<IpAddr>() else { break };
             match self.ranges.network(family_of(ip)) {
                 Some(_) => families.push(family_of(ip).to_owned()),
-                None => self.refuse(&format!("spec.clusterIPs[{at}]"), &new["spec"]["clusterIPs"], format!("{} is not configured on this cluster", family_of(ip))),
+                None => self.refuse(
+                    &format!("spec.clusterIPs[{at}]"),
+                    &new["spec"]["clusterIPs"],
+                    format!("{} is not configured on this cluster", family_of(ip)),
+                ),
             }
         }
         let anything = is_headless(new) && is_selectorless(new);
@@ -243,7 +211,11 @@ impl Allocation<'_> {
             }
             for (at, family) in families.iter().enumerate() {
                 if self.ranges.network(family).is_none() {
-                    self.refuse(&format!("spec.ipFamilies[{at}]"), &family.as_str().into(), "not configured on this cluster");
+                    self.refuse(
+                        &format!("spec.ipFamilies[{at}]"),
+                        &family.as_str().into(),
+                        "not configured on this cluster",
+                    );
                 }
             }
         }
@@ -259,11 +231,14 @@ impl Allocation<'_> {
     /// Form and agreement of the address fields.
     fn check_addresses(&mut self, new: &Value) {
         let spec_value = &new["spec"];
-        let (single, ips, families) = (spec(new, "clusterIP"), texts(&spec_value["clusterIPs"]), texts(&spec_value["ipFamilies"]));
+        let (single, ips, families) =
+            (spec(new, "clusterIP"), texts(&spec_value["clusterIPs"]), texts(&spec_value["ipFamilies"]));
         let given = &spec_value["clusterIPs"];
         match (single, ips.first()) {
             ("", Some(_)) => self.refuse("spec.clusterIPs", given, "must be empty when `clusterIP` is not specified"),
-            (single, Some(first)) if first != single => self.refuse("spec.clusterIPs", given, "first value must match `clusterIP`"),
+            (single, Some(first)) if first != single => {
+                self.refuse("spec.clusterIPs", given, "first value must match `clusterIP`")
+            }
             _ => {}
         }
         for (at, family) in families.iter().enumerate() {
@@ -283,9 +258,15 @@ impl Allocation<'_> {
         for (at, ip) in ips.iter().enumerate() {
             match ip.parse::<IpAddr>() {
                 Ok(ip) => parsed.push(ip),
-                Err(_) if at == 0 && ip == "None" && ips.len() > 1 => self.refuse("spec.clusterIPs", given, "'None' must be the first and only value"),
+                Err(_) if at == 0 && ip == "None" && ips.len() > 1 => {
+                    self.refuse("spec.clusterIPs", given, "'None' must be the first and only value")
+                }
                 Err(_) if at == 0 && ip == "None" => return,
-                Err(_) => self.refuse(&format!("spec.clusterIPs[{at}]"), &ip.as_str().into(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+                Err(_) => self.refuse(
+                    &format!("spec.clusterIPs[{at}]"),
+                    &ip.as_str().into(),
+                    "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                ),
             }
         }
         if ips.len() > 2 {
@@ -343,7 +324,9 @@ impl Allocation<'_> {
                 None => {
                     let free = free_address(network, &self.held.addresses);
                     let name = new["metadata"]["name"].as_str().unwrap_or_default();
-                    let full = || Failure::internal(format!("failed to allocate a serviceIP for Service {name:?}: range is full"));
+                    let full = || {
+                        Failure::internal(format!("failed to allocate a serviceIP for Service {name:?}: range is full"))
+                    };
                     ips.push(free.ok_or_else(full)?.to_string());
                 }
             }
@@ -361,7 +344,9 @@ impl Allocation<'_> {
         let allocates = has_node_ports(new);
         let own = old.map(node_ports).unwrap_or_default();
         let mut ports = new["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        let wanted = |ports: &[Value], number: &Value| ports.iter().filter(|p| p["port"] == *number).find_map(|p| p["nodePort"].as_u64().filter(|n| *n > 0));
+        let wanted = |ports: &[Value], number: &Value| {
+            ports.iter().filter(|p| p["port"] == *number).find_map(|p| p["nodePort"].as_u64().filter(|n| *n > 0))
+        };
         for at in 0..ports.len() {
             let asked = ports[at]["nodePort"].as_u64().unwrap_or(0);
             let shared = if old.is_none() { wanted(&ports, &ports[at]["port"].clone()) } else { None };
@@ -393,7 +378,11 @@ impl Allocation<'_> {
             None => self.free_port("failed to allocate a HealthCheck NodePort 0")?,
             Some(port) => match self.port_fault(port) {
                 None => port,
-                Some(fault) => return Err(Failure::internal(format!("failed to allocate requested HealthCheck NodePort {port}: {fault}"))),
+                Some(fault) => {
+                    return Err(Failure::internal(format!(
+                        "failed to allocate requested HealthCheck NodePort {port}: {fault}"
+                    )));
+                }
             },
         };
         put(new, "healthCheckNodePort", port.into());
@@ -403,7 +392,9 @@ impl Allocation<'_> {
     fn port_fault(&self, port: u64) -> Option<String> {
         let (first, last) = self.ranges.ports;
         if !(u64::from(first)..=u64::from(last)).contains(&port) {
-            return Some(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
+            return Some(format!(
+                "provided port is not in the valid range. The range of valid ports is {first}-{last}"
+            ));
         }
         let held = self.held.ports.contains(&port) || self.taken.contains(&port);
         held.then(|| "provided port is already allocated".to_owned())
@@ -426,50 +417,27 @@ fn is_settled(new: &Value, old: &Value) -> bool {
         && spec(new, "ipFamilyPolicy") == "PreferDualStack"
 }
 
-/// Whether the network's first and last address are left out: they are no host's.
-fn is_assignable(network: &IpNet, ip: IpAddr) -> bool {
-    network.contains(&ip) && ip != network.network() && (ip.is_ipv6() || ip != network.broadcast())
-}
-
-/// A random free address, outside the band at the start of the range that is left to explicit requests if possible.
-fn free_address(network: &IpNet, held: &BTreeSet<IpAddr>) -> Option<IpAddr> {
-    let host_bits = u32::from(network.max_prefix_len() - network.prefix_len()).min(16);
-    let size = (1u64 << host_bits).saturating_sub(if network.addr().is_ipv4() { 2 } else { 1 });
-    let band = (size / 16).clamp(16, 256).min(size);
-    let upper = size - band;
-    let start = if upper > 0 { random() % upper } else { 0 };
-    let order = (0..upper).map(|i| band + (start + i) % upper).chain(0..band);
-    let base = match network.network() {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()),
-        IpAddr::V6(ip) => ip.to_bits(),
-    };
-    let at = |offset: u64| {
-        let bits = base + 1 + u128::from(offset);
-        match network {
-            IpNet::V4(_) => IpAddr::V4(u32::try_from(bits).unwrap_or(u32::MAX).into()),
-            IpNet::V6(_) => IpAddr::V6(bits.into()),
-        }
-    };
-    order.map(at).find(|ip| is_assignable(network, *ip) && !held.contains(ip))
-}
-
-fn random() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0 & 0xffff_ffff
-}
-
 /// Fields that the new type does not use go, unless the client changed them (then validation refuses them).
 fn drop_unneeded(new: &mut Value, old: &Value) {
     let same = |new: &Value, key: &str| new["spec"][key] == old["spec"][key];
     if !is_external_name(old) && is_external_name(new) {
         let addresses = same(new, "clusterIP") && same(new, "clusterIPs");
-        for (key, drop) in [("clusterIP", addresses), ("clusterIPs", addresses), ("ipFamilies", same(new, "ipFamilies")), ("ipFamilyPolicy", same(new, "ipFamilyPolicy"))] {
+        for (key, drop) in [
+            ("clusterIP", addresses),
+            ("clusterIPs", addresses),
+            ("ipFamilies", same(new, "ipFamilies")),
+            ("ipFamilyPolicy", same(new, "ipFamilyPolicy")),
+        ] {
             if drop {
                 put(new, key, Value::Null);
             }
         }
     }
     let before = node_ports(old);
-    if matches!(spec(old, "type"), "NodePort" | "LoadBalancer") && !matches!(spec(new, "type"), "NodePort" | "LoadBalancer") && node_ports(new).iter().all(|p| before.contains(p)) {
+    if matches!(spec(old, "type"), "NodePort" | "LoadBalancer")
+        && !matches!(spec(new, "type"), "NodePort" | "LoadBalancer")
+        && node_ports(new).iter().all(|p| before.contains(p))
+    {
         for port in new["spec"]["ports"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
             port.remove("nodePort");
         }
@@ -514,7 +482,11 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<Cause> {
     if !(is_headless(old) && is_headless(new)) {
         for (at, ip) in before.iter().enumerate() {
             if now.get(at).is_some_and(|n| n != ip) {
-                causes.push(Cause::invalid(format!("spec.clusterIPs[{at}]"), &new["spec"]["clusterIPs"], "may not change once set"));
+                causes.push(Cause::invalid(
+                    format!("spec.clusterIPs[{at}]"),
+                    &new["spec"]["clusterIPs"],
+                    "may not change once set",
+                ));
             }
         }
     }
@@ -522,7 +494,10 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<Cause> {
     if !is_headless(old) && !is_headless(new) && before.first() != now.first() {
         causes.push(Cause::invalid("spec.ipFamilies[0]", &new["spec"]["ipFamilies"], "may not change once set"));
     }
-    if needs_health_check(old) && needs_health_check(new) && old["spec"]["healthCheckNodePort"] != new["spec"]["healthCheckNodePort"] {
+    if needs_health_check(old)
+        && needs_health_check(new)
+        && old["spec"]["healthCheckNodePort"] != new["spec"]["healthCheckNodePort"]
+    {
         causes.push(Cause::forbidden("spec.healthCheckNodePort", "field is immutable"));
     }
     causes
@@ -568,7 +543,11 @@ mod tests {
         let mut new = service(json!({"type": "ClusterIP", "clusterIP": "10.233.0.10"}));
         let causes = allocate(&ranges(), &held, &mut new, None).unwrap().unwrap_err();
         assert_eq!(causes[0].field, "spec.clusterIPs");
-        assert!(causes[0].message.ends_with("failed to allocate IP 10.233.0.10: provided IP is already allocated"), "{}", causes[0].message);
+        assert!(
+            causes[0].message.ends_with("failed to allocate IP 10.233.0.10: provided IP is already allocated"),
+            "{}",
+            causes[0].message
+        );
     }
 
     #[test]
@@ -584,7 +563,10 @@ mod tests {
 
     #[test]
     fn a_local_load_balancer_gets_a_health_check_port_and_loses_it_with_its_type() {
-        let made = made(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]}), &Held::default());
+        let made = made(
+            json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]}),
+            &Held::default(),
+        );
         assert!(made["spec"]["healthCheckNodePort"].as_u64().unwrap() >= 30000);
         let mut new = made.clone();
         new["spec"]["type"] = "ClusterIP".into();

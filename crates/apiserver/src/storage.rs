@@ -58,7 +58,17 @@ impl Object {
         let fields = selectable.iter().filter_map(|path| Some((path.clone(), field_text(value, path)?))).collect();
         let deleting = meta["deletionTimestamp"].is_string();
         let json = serde_json::to_vec(value).expect("a JSON value is always serialisable").into();
-        Self { key: key.into(), version, uid: text(&meta["uid"]), api_version: text(&value["apiVersion"]), json, labels, fields, owners, deleting }
+        Self {
+            key: key.into(),
+            version,
+            uid: text(&meta["uid"]),
+            api_version: text(&value["apiVersion"]),
+            json,
+            labels,
+            fields,
+            owners,
+            deleting,
+        }
     }
 
     /// The object as a JSON value.
@@ -295,7 +305,7 @@ impl Store {
         let (queue, receiver) = mpsc::unbounded_channel();
         let writer = Writer { state: state.clone(), database, history: history.max(1), follow };
         let spawned = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(receiver));
-        spawned.map_err(|e| redb::Error::Io(e))?;
+        spawned.map_err(redb::Error::Io)?;
         Ok(Self { state, queue })
     }
 
@@ -467,7 +477,8 @@ impl Writer {
             write.value["metadata"]["resourceVersion"] = version.to_string().into();
             let selectable = state.shard(&write.store).map_or(&[][..], |s| &s.selectable);
             let new = Arc::new(Object::new(&write.key, version, &write.value, selectable));
-            let event = Event { version, store: write.store.clone(), old: current, new: new.clone(), removed: write.remove };
+            let event =
+                Event { version, store: write.store.clone(), old: current, new: new.clone(), removed: write.remove };
             overlay.insert((write.store, write.key), (!write.remove).then_some(new));
             staged.push((Arc::new(event), reply));
         }

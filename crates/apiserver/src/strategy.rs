@@ -9,8 +9,14 @@ fn has_generation(resource: &Resource) -> bool {
     !resource.builtin
         || matches!(
             &*resource.store,
-            "/pods" | "apps/daemonsets" | "apps/deployments" | "apps/replicasets" | "apps/statefulsets" | "batch/jobs"
-                | "apiextensions.k8s.io/customresourcedefinitions" | "discovery.k8s.io/endpointslices"
+            "/pods"
+                | "apps/daemonsets"
+                | "apps/deployments"
+                | "apps/replicasets"
+                | "apps/statefulsets"
+                | "batch/jobs"
+                | "apiextensions.k8s.io/customresourcedefinitions"
+                | "discovery.k8s.io/endpointslices"
                 | "admissionregistration.k8s.io/mutatingwebhookconfigurations"
                 | "admissionregistration.k8s.io/validatingwebhookconfigurations"
         )
@@ -21,7 +27,8 @@ pub fn allows_unconditional_update(resource: &Resource) -> bool {
     resource.builtin
         && !matches!(
             &*resource.store,
-            "coordination.k8s.io/leases" | "apiextensions.k8s.io/customresourcedefinitions"
+            "coordination.k8s.io/leases"
+                | "apiextensions.k8s.io/customresourcedefinitions"
                 | "admissionregistration.k8s.io/mutatingwebhookconfigurations"
                 | "admissionregistration.k8s.io/validatingwebhookconfigurations"
         )
@@ -120,7 +127,9 @@ fn qos_class(spec: &Value) -> &'static str {
     let containers: Vec<&Value> =
         ["containers", "initContainers"].iter().flat_map(|k| spec[*k].as_array().into_iter().flatten()).collect();
     let amount = |c: &Value, list: &str, what: &str| c["resources"][list].get(what).cloned();
-    let none = |c: &&&Value| ["requests", "limits"].iter().all(|l| ["cpu", "memory"].iter().all(|w| amount(c, l, w).is_none()));
+    let none = |c: &&&Value| {
+        ["requests", "limits"].iter().all(|l| ["cpu", "memory"].iter().all(|w| amount(c, l, w).is_none()))
+    };
     if containers.iter().filter(none).count() == containers.len() {
         return "BestEffort";
     }

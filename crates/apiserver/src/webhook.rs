@@ -59,7 +59,11 @@ impl Endpoint {
             path => format!("/{path}"),
         };
         let port = service["port"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(443);
-        Ok(Self { place: Place::Service { namespace: text(&service["namespace"]), name: text(&service["name"]), port }, path, tls })
+        Ok(Self {
+            place: Place::Service { namespace: text(&service["namespace"]), name: text(&service["name"]), port },
+            path,
+            tls,
+        })
     }
 
     /// Sends the review and returns the answer; errors read like those of Go's HTTP client.
@@ -69,19 +73,25 @@ impl Endpoint {
         let (name, shown) = match &self.place {
             Place::Url { host, port } if host.contains(':') => (host.clone(), format!("[{host}]:{port}")),
             Place::Url { host, port } => (host.clone(), format!("{host}:{port}")),
-            Place::Service { namespace, name, port } => (format!("{name}.{namespace}.svc"), format!("{name}.{namespace}.svc:{port}")),
+            Place::Service { namespace, name, port } => {
+                (format!("{name}.{namespace}.svc"), format!("{name}.{namespace}.svc:{port}"))
+            }
         };
         let attempt = async {
             let address = match &self.place {
                 Place::Url { .. } => shown.clone(),
                 Place::Service { namespace, name, port } => service_address(server, namespace, name, *port)?,
             };
-            let stream = TcpStream::connect(&address).await.map_err(|e| format!("dial tcp {address}: connect: {}", go_text(&e)))?;
+            let stream = TcpStream::connect(&address)
+                .await
+                .map_err(|e| format!("dial tcp {address}: connect: {}", go_text(&e)))?;
             let server_name = ServerName::try_from(name.clone()).map_err(|e| e.to_string())?;
             let stream = TlsConnector::from(self.tls.clone()).connect(server_name, stream).await;
-            exchange(stream.map_err(|e| format!("tls: failed to verify certificate: {e}"))?, &path, &shown, review).await
+            exchange(stream.map_err(|e| format!("tls: failed to verify certificate: {e}"))?, &path, &shown, review)
+                .await
         };
-        let outcome = tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| Err("context deadline exceeded".into()));
+        let outcome =
+            tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| Err("context deadline exceeded".into()));
         outcome.map_err(|why| format!("Post \"https://{shown}{path}\": {why}"))
     }
 }
@@ -93,7 +103,12 @@ fn go_text(error: &std::io::Error) -> String {
     }
 }
 
-async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, path: &str, host: &str, review: &Value) -> Result<Value, String> {
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    path: &str,
+    host: &str,
+    review: &Value,
+) -> Result<Value, String> {
     let text = |e: hyper::Error| e.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     let driver = tokio::spawn(connection);
@@ -144,7 +159,9 @@ fn service_address(server: &Server, namespace: &str, name: &str, port: u16) -> R
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let port = slice["ports"].as_array().into_iter().flatten().find(|p| text(&p["name"]) == text(&wanted["name"]));
         let ready = slice["endpoints"].as_array().into_iter().flatten().find(|e| e["conditions"]["ready"] != false);
-        if let (Some(port), Some(address)) = (port.and_then(|p| p["port"].as_u64()), ready.and_then(|e| e["addresses"][0].as_str())) {
+        if let (Some(port), Some(address)) =
+            (port.and_then(|p| p["port"].as_u64()), ready.and_then(|e| e["addresses"][0].as_str()))
+        {
             return Ok(host_port(address, port));
         }
     }

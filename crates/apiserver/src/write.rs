@@ -10,7 +10,7 @@ use crate::kinds::Resource;
 use crate::meta;
 use crate::patch::Patch;
 use crate::request::{Call, decode};
-use crate::schema::Cause;
+use crate::schema::{Cause, duplicates};
 use crate::server::Server;
 use crate::status::{Failure, Outcome};
 use crate::storage::{Expect, Object, Refused, Write};
@@ -204,7 +204,7 @@ impl<'a> Writing<'a> {
         self.check_type(&new)?;
         self.check_name(&new)?;
         self.check_version(current, &new)?;
-        self.prune(&mut new)?;
+        self.prune(&mut new, &[])?;
         match sub {
             Some("status") => strategy::prepare_status(resource, &old, &mut new),
             _ => self.default(&mut new),
@@ -283,7 +283,10 @@ impl<'a> Writing<'a> {
         let mut value = decode(&self.call.content_type, body)?;
         self.check_type(&value)?;
         if self.call.target.sub.is_none() {
-            self.prune(&mut value)?;
+            let json =
+                self.unknown != Unknown::Ignore && matches!(self.call.content_type.as_str(), "" | "application/json");
+            let repeated = if json { duplicates::find(body) } else { Vec::new() };
+            self.prune(&mut value, &repeated)?;
             self.default(&mut value);
         }
         Ok(value)
@@ -321,12 +324,14 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    fn prune(&mut self, value: &mut Value) -> Outcome<()> {
+    /// Drops unknown fields; these and the repeated ones are told as the client asked.
+    fn prune(&mut self, value: &mut Value, repeated: &[String]) -> Outcome<()> {
         let Some(schema) = &self.resource().schema else { return Ok(()) };
         schema.check_types(value).map_err(|why| self.undecodable(value, &why))?;
         let before = (self.patching && self.unknown == Unknown::Strict).then(|| value.clone());
         let unknown = schema.prune(value);
-        let texts: Vec<_> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+        let mut texts: Vec<_> = repeated.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
+        texts.extend(unknown.iter().map(|path| format!("unknown field \"{path}\"")));
         match self.unknown {
             _ if texts.is_empty() => {}
             Unknown::Ignore => {}

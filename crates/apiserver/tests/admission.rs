@@ -1,4 +1,6 @@
 //! Webhooks over TLS.
+#![allow(clippy::unwrap_used)]
+
 use std::sync::{Arc, Mutex};
 
 use apiserver::{Options, Server};
@@ -21,7 +23,11 @@ struct Webhooks {
     asked: Arc<Mutex<Vec<Value>>>,
 }
 
-async fn answer(State(asked): State<Arc<Mutex<Vec<Value>>>>, uri: axum::http::Uri, Json(review): Json<Value>) -> Json<Value> {
+async fn answer(
+    State(asked): State<Arc<Mutex<Vec<Value>>>>,
+    uri: axum::http::Uri,
+    Json(review): Json<Value>,
+) -> Json<Value> {
     asked.lock().unwrap().push(review.clone());
     let mut response = json!({"uid": review["request"]["uid"], "allowed": true});
     match uri.path() {
@@ -124,7 +130,10 @@ async fn a_mutating_webhook_changes_what_is_stored() {
     assert_eq!(made.metadata.labels.unwrap()["by"], "webhook");
     let asked = cluster.webhooks.asked.lock().unwrap().clone();
     let request = &asked[0]["request"];
-    assert_eq!((&request["operation"], &request["name"], &request["namespace"]), (&json!("CREATE"), &json!("x"), &json!("default")));
+    assert_eq!(
+        (&request["operation"], &request["name"], &request["namespace"]),
+        (&json!("CREATE"), &json!("x"), &json!("default"))
+    );
     assert_eq!(request["kind"], json!({"group": "", "version": "v1", "kind": "ConfigMap"}));
     assert!(request["object"]["metadata"]["uid"].is_string() && request["oldObject"].is_null());
 }
@@ -174,11 +183,20 @@ async fn selectors_conditions_and_rules_choose_the_requests() {
         (json!({}), true),
         (json!({"objectSelector": {"matchLabels": {"a": "b"}}}), false),
         (json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}}}), true),
-        (json!({"namespaceSelector": {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["default"]}]}}), false),
+        (
+            json!({"namespaceSelector": {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["default"]}]}}),
+            false,
+        ),
         (json!({"matchConditions": [{"name": "n", "expression": "object.metadata.name == 'other'"}]}), false),
         (json!({"matchConditions": [{"name": "n", "expression": "request.operation == 'CREATE'"}]}), true),
-        (json!({"rules": [{"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["CREATE"], "scope": "Cluster"}]}), false),
-        (json!({"rules": [{"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["configmaps/status"], "operations": ["*"]}]}), false),
+        (
+            json!({"rules": [{"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["CREATE"], "scope": "Cluster"}]}),
+            false,
+        ),
+        (
+            json!({"rules": [{"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["configmaps/status"], "operations": ["*"]}]}),
+            false,
+        ),
     ] {
         cluster.configure(VALIDATING, cluster.webhooks.hook("/deny", more.clone())).await;
         let asked = cluster.create("x").await.is_err();

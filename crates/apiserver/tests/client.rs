@@ -1,4 +1,6 @@
 //! The server as `kube::Client` sees it, in process.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -6,7 +8,9 @@ use apiserver::{Options, Server};
 use futures::future::join_all;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams};
+use kube::api::{
+    DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams,
+};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -81,7 +85,13 @@ async fn a_stale_version_is_refused_with_the_text_that_people_know() {
     let preconditions = Preconditions { uid: Some("other".into()), resource_version: None };
     let params = DeleteParams::default().preconditions(preconditions);
     let refused = status(api.delete("x", &params).await.unwrap_err());
-    assert!(refused.message.starts_with("Operation cannot be fulfilled on ConfigMap \"x\": the UID in the precondition (other)"), "{}", refused.message);
+    assert!(
+        refused
+            .message
+            .starts_with("Operation cannot be fulfilled on ConfigMap \"x\": the UID in the precondition (other)"),
+        "{}",
+        refused.message
+    );
 }
 
 #[tokio::test]
@@ -116,8 +126,15 @@ async fn label_selectors_select_as_documented() {
         api.create(&PostParams::default(), &labelled(name, labels)).await.unwrap();
     }
     for (selector, want) in [
-        ("k=v", "a"), ("k==v", "a"), ("k!=v", "b c"), ("k", "a b"), ("!k", "c"), ("k in (v,w)", "a b"),
-        ("k notin (v)", "b c"), ("k,k!=w", "a"), ("k=v,z=v", ""),
+        ("k=v", "a"),
+        ("k==v", "a"),
+        ("k!=v", "b c"),
+        ("k", "a b"),
+        ("!k", "c"),
+        ("k in (v,w)", "a b"),
+        ("k notin (v)", "b c"),
+        ("k,k!=w", "a"),
+        ("k=v,z=v", ""),
     ] {
         let list = api.list(&ListParams::default().labels(selector)).await.unwrap();
         let names: Vec<_> = list.iter().map(|m| m.name_any()).collect();
@@ -263,8 +280,14 @@ fn owned(name: &str, owner: &ConfigMap, blocking: bool) -> ConfigMap {
 async fn dependents_follow_their_owner_unless_they_are_orphaned() {
     let (_server, client) = server().await;
     let api: Api<ConfigMap> = Api::default_namespaced(client);
-    let create = |object: ConfigMap| { let api = api.clone(); async move { api.create(&PostParams::default(), &object).await.unwrap() } };
-    let gone = |name: &'static str| { let api = api.clone(); async move { api.get_opt(name).await.unwrap().is_none() } };
+    let create = |object: ConfigMap| {
+        let api = api.clone();
+        async move { api.create(&PostParams::default(), &object).await.unwrap() }
+    };
+    let gone = |name: &'static str| {
+        let api = api.clone();
+        async move { api.get_opt(name).await.unwrap().is_none() }
+    };
 
     let owner = create(map("background")).await;
     let child = create(owned("child", &owner, false)).await;
@@ -278,9 +301,14 @@ async fn dependents_follow_their_owner_unless_they_are_orphaned() {
     child.metadata.finalizers = Some(vec!["a.b/c".into()]);
     create(child).await;
     api.delete("foreground", &DeleteParams::foreground()).await.unwrap();
-    eventually("the child is being deleted", || async { api.get("blocks").await.unwrap().metadata.deletion_timestamp.is_some() }).await;
+    eventually("the child is being deleted", || async {
+        api.get("blocks").await.unwrap().metadata.deletion_timestamp.is_some()
+    })
+    .await;
     assert!(!gone("foreground").await, "the owner waits for its blocking dependent");
-    api.patch("blocks", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await.unwrap();
+    api.patch("blocks", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}})))
+        .await
+        .unwrap();
     eventually("then the owner goes", || gone("foreground")).await;
 
     let owner = create(map("orphaning")).await;
@@ -311,16 +339,25 @@ async fn a_namespace_takes_its_contents_along() {
     namespaces.delete("ns1", &DeleteParams::default()).await.unwrap();
     eventually("x goes", || async { inside.get_opt("x").await.unwrap().is_none() }).await;
     let refused = status(inside.create(&PostParams::default(), &map("y")).await.unwrap_err());
-    assert_eq!(refused.message, "configmaps \"y\" is forbidden: unable to create new content in namespace ns1 because it is being terminated");
+    assert_eq!(
+        refused.message,
+        "configmaps \"y\" is forbidden: unable to create new content in namespace ns1 because it is being terminated"
+    );
     assert_eq!(namespaces.get("ns1").await.unwrap().status.unwrap().phase.unwrap(), "Terminating");
-    inside.patch("held", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await.unwrap();
+    inside
+        .patch("held", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}})))
+        .await
+        .unwrap();
     eventually("the namespace goes", || async { namespaces.get_opt("ns1").await.unwrap().is_none() }).await;
 }
 
 #[tokio::test]
 async fn a_definition_is_served_at_once_and_takes_its_objects_along() {
     let (_server, client) = server().await;
-    let definitions: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition")));
+    let definitions: Api<DynamicObject> = Api::all_with(
+        client.clone(),
+        &ApiResource::from_gvk(&GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition")),
+    );
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
         "spec": {
@@ -332,16 +369,27 @@ async fn a_definition_is_served_at_once_and_takes_its_objects_along() {
         },
     });
     definitions.create(&PostParams::default(), &serde_json::from_value(definition).unwrap()).await.unwrap();
-    let widgets: Api<DynamicObject> = Api::all_with(client, &ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v1", "Widget")));
+    let widgets: Api<DynamicObject> =
+        Api::all_with(client, &ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v1", "Widget")));
     let widget = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": {"size": 1}, "status": {"seen": 9}});
     let made = widgets.create(&PostParams::default(), &serde_json::from_value(widget).unwrap()).await.unwrap();
     assert_eq!((made.metadata.generation, made.data.get("status")), (Some(1), None), "status is the subresource's");
-    let seen = widgets.patch_status("w", &PatchParams::default(), &Patch::Merge(json!({"status": {"seen": 1}, "spec": {"size": 5}}))).await.unwrap();
-    assert_eq!((seen.metadata.generation, &seen.data["spec"]["size"], &seen.data["status"]["seen"]), (Some(1), &json!(1), &json!(1)));
-    let bigger = widgets.patch("w", &PatchParams::default(), &Patch::Merge(json!({"spec": {"size": 2}, "status": {"seen": 7}}))).await.unwrap();
+    let seen = widgets
+        .patch_status("w", &PatchParams::default(), &Patch::Merge(json!({"status": {"seen": 1}, "spec": {"size": 5}})))
+        .await
+        .unwrap();
+    assert_eq!(
+        (seen.metadata.generation, &seen.data["spec"]["size"], &seen.data["status"]["seen"]),
+        (Some(1), &json!(1), &json!(1))
+    );
+    let bigger = widgets
+        .patch("w", &PatchParams::default(), &Patch::Merge(json!({"spec": {"size": 2}, "status": {"seen": 7}})))
+        .await
+        .unwrap();
     assert_eq!((bigger.metadata.generation, &bigger.data["status"]["seen"]), (Some(2), &json!(1)));
     definitions.delete("widgets.example.com", &DeleteParams::default()).await.unwrap();
-    eventually("the definition goes", || async { definitions.get_opt("widgets.example.com").await.unwrap().is_none() }).await;
+    eventually("the definition goes", || async { definitions.get_opt("widgets.example.com").await.unwrap().is_none() })
+        .await;
     assert_eq!(status(widgets.list(&ListParams::default()).await.unwrap_err()).code, 404);
 }
 

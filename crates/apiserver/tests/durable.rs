@@ -1,4 +1,6 @@
 //! The binary under load, killed and started again.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -66,8 +68,13 @@ async fn kill_nine_loses_no_acknowledged_write() {
     for round in 0..4 {
         let (mut process, client) = start(dir.path()).await;
         let api: Api<ConfigMap> = Api::default_namespaced(client);
-        let stored: BTreeMap<_, _> =
-            api.list(&ListParams::default()).await.unwrap().into_iter().map(|m| (m.name_any(), m.resource_version())).collect();
+        let stored: BTreeMap<_, _> = api
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|m| (m.name_any(), m.resource_version()))
+            .collect();
         for (name, version) in acknowledged.lock().unwrap().iter() {
             assert_eq!(stored.get(name).cloned().flatten(), *version, "round {round}: {name} as acknowledged");
         }

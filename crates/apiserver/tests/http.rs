@@ -1,4 +1,6 @@
 //! Requests as they are on the wire: negotiation, refusals, persistence.
+#![allow(clippy::unwrap_used)]
+
 use apiserver::{Options, Server};
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
@@ -42,9 +44,23 @@ async fn what_is_not_served_is_refused_with_the_right_status() {
         (Method::GET, "/api/v1/namespaces/default/pods/x/log", JSON, Body::empty(), 404, "NotFound"),
         (Method::GET, "/openapi/v2", JSON, Body::empty(), 404, ""),
         (Method::POST, one.as_str(), JSON, map("x").into(), 405, "MethodNotAllowed"),
-        (Method::GET, one.as_str(), ("accept", "application/vnd.kubernetes.protobuf"), Body::empty(), 406, "NotAcceptable"),
+        (
+            Method::GET,
+            one.as_str(),
+            ("accept", "application/vnd.kubernetes.protobuf"),
+            Body::empty(),
+            406,
+            "NotAcceptable",
+        ),
         (Method::POST, MAPS, ("content-type", "text/csv"), map("y").into(), 415, "UnsupportedMediaType"),
-        (Method::PATCH, one.as_str(), ("content-type", "application/apply-patch+yaml"), Body::from("{}"), 415, "UnsupportedMediaType"),
+        (
+            Method::PATCH,
+            one.as_str(),
+            ("content-type", "application/apply-patch+yaml"),
+            Body::from("{}"),
+            415,
+            "UnsupportedMediaType",
+        ),
         (Method::POST, MAPS, JSON, big.into(), 413, "RequestEntityTooLarge"),
         (Method::POST, MAPS, JSON, Body::from("{"), 400, "BadRequest"),
         (Method::POST, MAPS, JSON, Body::from("[]"), 400, "BadRequest"),
@@ -53,7 +69,11 @@ async fn what_is_not_served_is_refused_with_the_right_status() {
         let answer = ask(&server, method.clone(), path, &[header], body).await;
         assert_eq!(answer.code, code, "{method} {path}: {}", answer.body);
         if !reason.is_empty() {
-            assert_eq!((&answer.body["kind"], &answer.body["reason"]), (&json!("Status"), &json!(reason)), "{method} {path}");
+            assert_eq!(
+                (&answer.body["kind"], &answer.body["reason"]),
+                (&json!("Status"), &json!(reason)),
+                "{method} {path}"
+            );
         }
     }
 }
@@ -61,10 +81,15 @@ async fn what_is_not_served_is_refused_with_the_right_status() {
 #[tokio::test]
 async fn unknown_fields_are_refused_reported_or_ignored_as_asked() {
     let server = Server::open(Options::default()).await.unwrap();
-    let body = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "dada": {}}).to_string();
+    let body = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "dada": {}}).to_string()
+    };
     let strict = ask(&server, Method::POST, &format!("{MAPS}?fieldValidation=Strict"), &[JSON], body("a")).await;
     assert_eq!(strict.code, 400);
-    assert_eq!(strict.body["message"], "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dada\"");
+    assert_eq!(
+        strict.body["message"],
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dada\""
+    );
     let warned = ask(&server, Method::POST, MAPS, &[JSON], body("b")).await;
     assert_eq!(warned.code, 201);
     assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"dada\\\"\"");
@@ -76,15 +101,46 @@ async fn unknown_fields_are_refused_reported_or_ignored_as_asked() {
 #[tokio::test]
 async fn tables_and_metadata_are_served_to_who_asks() {
     let server = Server::open(Options::default()).await.unwrap();
-    ask(&server, Method::POST, MAPS, &[("content-type", "application/yaml")], "{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, data: {a: b}}").await;
-    let table = ask(&server, Method::GET, MAPS, &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")], "").await;
+    ask(
+        &server,
+        Method::POST,
+        MAPS,
+        &[("content-type", "application/yaml")],
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, data: {a: b}}",
+    )
+    .await;
+    let table = ask(
+        &server,
+        Method::GET,
+        MAPS,
+        &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")],
+        "",
+    )
+    .await;
     assert_eq!(table.body["kind"], "Table");
     assert_eq!(table.body["rows"][0]["cells"][0], "x");
     assert_eq!(table.body["rows"][0]["object"]["kind"], "PartialObjectMetadata");
-    let partial = ask(&server, Method::GET, MAPS, &[("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")], "").await;
-    assert_eq!((&partial.body["kind"], &partial.body["items"][0]["metadata"]["name"]), (&json!("PartialObjectMetadataList"), &json!("x")));
+    let partial = ask(
+        &server,
+        Method::GET,
+        MAPS,
+        &[("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")],
+        "",
+    )
+    .await;
+    assert_eq!(
+        (&partial.body["kind"], &partial.body["items"][0]["metadata"]["name"]),
+        (&json!("PartialObjectMetadataList"), &json!("x"))
+    );
     assert!(partial.body["items"][0]["data"].is_null());
-    let groups = ask(&server, Method::GET, "/apis", &[("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json")], "").await;
+    let groups = ask(
+        &server,
+        Method::GET,
+        "/apis",
+        &[("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json")],
+        "",
+    )
+    .await;
     assert_eq!(groups.body["kind"], "APIGroupDiscoveryList");
 }
 
@@ -96,11 +152,18 @@ async fn events_are_one_store_with_two_faces() {
         "regarding": {"kind": "Pod", "name": "p", "namespace": "default"}, "note": "hello", "reason": "R", "type": "Normal", "action": "A",
         "reportingController": "c.io/x", "reportingInstance": "i",
     });
-    let made = ask(&server, Method::POST, "/apis/events.k8s.io/v1/namespaces/default/events", &[JSON], event.to_string()).await;
+    let made =
+        ask(&server, Method::POST, "/apis/events.k8s.io/v1/namespaces/default/events", &[JSON], event.to_string())
+            .await;
     assert_eq!(made.code, 201, "{}", made.body);
-    let core = ask(&server, Method::GET, "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp", &[], "").await;
+    let core =
+        ask(&server, Method::GET, "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp", &[], "")
+            .await;
     let seen = &core.body["items"][0];
-    assert_eq!((&seen["apiVersion"], &seen["message"], &seen["reportingComponent"]), (&json!("v1"), &json!("hello"), &json!("c.io/x")));
+    assert_eq!(
+        (&seen["apiVersion"], &seen["message"], &seen["reportingComponent"]),
+        (&json!("v1"), &json!("hello"), &json!("c.io/x"))
+    );
     let back = ask(&server, Method::GET, "/apis/events.k8s.io/v1/namespaces/default/events/e", &[], "").await;
     assert_eq!((&back.body["apiVersion"], &back.body["note"]), (&json!("events.k8s.io/v1"), &json!("hello")));
 }
@@ -121,7 +184,10 @@ async fn scale_shows_and_sets_replicas() {
     let scaled = ask(&server, Method::PATCH, &format!("{path}/d/scale"), &merge, r#"{"spec":{"replicas":5}}"#).await;
     assert_eq!((scaled.code, &scaled.body["spec"]["replicas"]), (StatusCode::OK, &json!(5)));
     let deployment = ask(&server, Method::GET, &format!("{path}/d"), &[], "").await;
-    assert_eq!((&deployment.body["spec"]["replicas"], &deployment.body["metadata"]["generation"]), (&json!(5), &json!(2)));
+    assert_eq!(
+        (&deployment.body["spec"]["replicas"], &deployment.body["metadata"]["generation"]),
+        (&json!(5), &json!(2))
+    );
 }
 
 fn definition(storage: &str) -> Value {
@@ -147,7 +213,12 @@ async fn objects_survive_a_restart_and_a_change_of_the_storage_version() {
     let merge = [("content-type", "application/merge-patch+json")];
     let spec = json!({"spec": definition("v2")["spec"]}).to_string();
     let changed = ask(&server, Method::PATCH, &format!("{definitions}/widgets.example.com"), &merge, spec).await;
-    assert_eq!((changed.code, &changed.body["status"]["storedVersions"]), (StatusCode::OK, &json!(["v1", "v2"])), "{}", changed.body);
+    assert_eq!(
+        (changed.code, &changed.body["status"]["storedVersions"]),
+        (StatusCode::OK, &json!(["v1", "v2"])),
+        "{}",
+        changed.body
+    );
     server.close().await;
 
     let server = Server::open(options).await.unwrap();
@@ -157,5 +228,9 @@ async fn objects_survive_a_restart_and_a_change_of_the_storage_version() {
         assert_eq!(list.body["items"][0]["metadata"]["uid"], made.body["metadata"]["uid"]);
     }
     let old = ask(&server, Method::GET, &format!("{MAPS}?watch=1&resourceVersion=1"), &[], "").await;
-    assert_eq!((&old.body["type"], &old.body["object"]["code"]), (&json!("ERROR"), &json!(410)), "events before the restart are forgotten");
+    assert_eq!(
+        (&old.body["type"], &old.body["object"]["code"]),
+        (&json!("ERROR"), &json!(410)),
+        "events before the restart are forgotten"
+    );
 }

@@ -1,5 +1,7 @@
 //! Rates of the hot paths; prints, asserts nothing about time.
 //! `cargo test -p apiserver --release --test load -- --ignored --nocapture`
+#![allow(clippy::unwrap_used)]
+
 use std::time::{Duration, Instant};
 
 use apiserver::{Options, Server};
@@ -20,11 +22,19 @@ async fn creates_lists_and_deletes() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::open(Options { data_dir: Some(dir.path().into()), ..Options::default() }).await.unwrap();
     let client = Client::new(server.router(), "default");
-    let kind = |group: &str, version: &str, kind: &str| ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-    let crds: Api<DynamicObject> = Api::all_with(client.clone(), &kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition"));
+    let kind =
+        |group: &str, version: &str, kind: &str| ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+    let crds: Api<DynamicObject> =
+        Api::all_with(client.clone(), &kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition"));
     let (_, definition) = k8s_api::all_crds().into_iter().find(|(_, c)| c.spec.names.kind == "SpiderIP").unwrap();
     let definition: DynamicObject = serde_json::from_value(serde_json::to_value(definition).unwrap()).unwrap();
-    let definition = DynamicObject { types: Some(kube::core::TypeMeta { api_version: "apiextensions.k8s.io/v1".into(), kind: "CustomResourceDefinition".into() }), ..definition };
+    let definition = DynamicObject {
+        types: Some(kube::core::TypeMeta {
+            api_version: "apiextensions.k8s.io/v1".into(),
+            kind: "CustomResourceDefinition".into(),
+        }),
+        ..definition
+    };
     crds.create(&PostParams::default(), &definition).await.unwrap();
     let ips: Api<DynamicObject> = Api::all_with(client, &kind("spiderpool.spidernet.io", "v2beta1", "SpiderIP"));
     let object = |i: usize| -> DynamicObject {
@@ -43,7 +53,11 @@ async fn creates_lists_and_deletes() {
         let part = if flight == 1 { &objects[..200] } else { &objects[200..] };
         let start = Instant::now();
         let (params, api) = (PostParams::default(), &ips);
-        stream::iter(part).map(|o| api.create(&params, o)).buffer_unordered(flight).for_each(|r| async { drop(r.unwrap()) }).await;
+        stream::iter(part)
+            .map(|o| api.create(&params, o))
+            .buffer_unordered(flight)
+            .for_each(|r| async { drop(r.unwrap()) })
+            .await;
         rate(&format!("creates, {flight} in flight"), part.len(), start.elapsed());
     }
     let start = Instant::now();
@@ -57,6 +71,10 @@ async fn creates_lists_and_deletes() {
     let start = Instant::now();
     let (params, api) = (&DeleteParams::default(), &ips);
     let names = objects.iter().map(|o| o.metadata.name.clone().unwrap());
-    stream::iter(names).map(|n| async move { api.delete(&n, params).await }).buffer_unordered(100).for_each(|r| async { drop(r.unwrap()) }).await;
+    stream::iter(names)
+        .map(|n| async move { api.delete(&n, params).await })
+        .buffer_unordered(100)
+        .for_each(|r| async { drop(r.unwrap()) })
+        .await;
     rate("deletes, 100 in flight", count, start.elapsed());
 }
