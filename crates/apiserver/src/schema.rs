@@ -16,6 +16,7 @@ pub(crate) mod cause;
 mod check;
 pub(crate) mod crd;
 mod default;
+pub(crate) mod duplicates;
 pub(crate) mod format;
 mod lists;
 pub(crate) mod meta;

@@ -62,6 +62,26 @@ async fn unknown_fields_are_dropped_warned_of_or_refused() {
 }
 
 #[tokio::test]
+async fn a_field_named_twice_is_refused_when_strict() {
+    let (api, group, path) = start().await;
+    let text = format!(
+        r#"{{"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {{"name": "a"}}, "spec": {{"subnet": "s", "mode": "off", "mode": "auto", "colour": 1}}}}"#
+    );
+    let post = |path: String| {
+        let (api, text) = (&api, text.clone());
+        async move { api.call("POST", &path, &[("content-type", "application/json")], text.into_bytes()).await }
+    };
+    let strict = post(format!("{path}?fieldValidation=Strict")).await;
+    assert_eq!(
+        strict.refusal().2,
+        "Widget in version \"v1\" cannot be handled as a Widget: strict decoding error: duplicate field \"spec.mode\", unknown field \"spec.colour\""
+    );
+    let warned = post(path.clone()).await;
+    assert_eq!(warned.warnings, ["duplicate field \"spec.mode\"", "unknown field \"spec.colour\""]);
+    assert_eq!(warned.ok()["spec"]["mode"], "auto", "the last one counts");
+}
+
+#[tokio::test]
 async fn defaults_replace_absent_fields_and_nulls() {
     let (api, group, path) = start().await;
     let object =
