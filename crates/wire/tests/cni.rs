@@ -20,7 +20,7 @@ fn env(command: &str) -> Env {
         };
         Some(value.to_owned())
     })
-    .unwrap()
+    .expect("the environment is complete")
 }
 
 fn call(command: &str, stdin: &str) -> Result<Call, CniError> {

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 use netlink_bindings::nftables::{
-    Chained, CmpOps, CtDirection, CtKeys, MetaKeys, Nfgenmsg, PushExprListAttrs, PushRuleAttrs, Registers,
+    CmpOps, CtDirection, CtKeys, MetaKeys, PushChainAttrs, PushExprListAttrs, PushRuleAttrs, PushTableAttrs, Registers,
 };
-use netlink_bindings::traits::NetlinkChained;
 
 use super::MARK;
 use crate::Error;
@@ -20,9 +19,20 @@ const RULES: usize = 2;
 const INET: u8 = 1;
 /// `NFNL_SUBSYS_NFTABLES`, as the resource of a batch.
 const SUBSYSTEM: u16 = 10;
-/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE`
+/// `NFNL_MSG_BATCH_BEGIN` and its end.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWTABLE`, and so on.
+const NEW_TABLE: u16 = 0x0a00;
+const DELETE_TABLE: u16 = 0x0a02;
+const NEW_CHAIN: u16 = 0x0a03;
+const NEW_RULE: u16 = 0x0a06;
 const GET_RULE: u16 = 0x0a07;
+const REQUEST: u16 = 0x1;
+const REQUEST_ACK: u16 = 0x5;
 const REQUEST_DUMP: u16 = 0x301;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
 const RULE_TABLE: u16 = 1;
 /// `NF_IP_PRI_MANGLE`
 const PRIORITY_MANGLE: i32 = -150;
@@ -49,13 +59,23 @@ pub(super) fn installed() -> Result<bool, Error> {
 
 fn rules_request(sequence: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
-    bytes.extend(20_u32.to_ne_bytes());
-    bytes.extend(GET_RULE.to_ne_bytes());
-    bytes.extend(REQUEST_DUMP.to_ne_bytes());
+    message(&mut bytes, GET_RULE, REQUEST_DUMP, sequence, [INET, 0, 0, 0], |_| ());
+    bytes
+}
+
+/// Appends a message: header, `nfgenmsg`, attributes.
+fn message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, general: [u8; 4], attributes: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    bytes.extend([0; 4]);
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend([0; 4]);
-    bytes.extend([INET, 0, 0, 0]);
-    bytes
+    bytes.extend(general);
+    attributes(bytes);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    let length = u32::try_from(bytes.len() - start).expect("a rule has some hundred bytes");
+    bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
 /// Replaces the table by a complete one.
@@ -99,61 +119,65 @@ fn open() -> Result<Socket, Error> {
     Socket::open(netlink_sys::protocols::NETLINK_NETFILTER)
 }
 
-fn header() -> Nfgenmsg {
-    Nfgenmsg { nfgen_family: INET, ..Nfgenmsg::default() }
-}
-
+/// Messages that take effect together or not at all.
 struct Batch {
-    chain: Chained<'static>,
+    bytes: Vec<u8>,
+    next: u32,
     doing: &'static str,
 }
 
 impl Batch {
     fn begin(doing: &'static str) -> Self {
-        let mut batch = Self { chain: Chained::new(1), doing };
-        batch.chain.request().op_batch_begin_do(&Self::bounds());
+        let mut batch = Self { bytes: Vec::with_capacity(2048), next: 0, doing };
+        batch.bound(BATCH_BEGIN);
         batch
     }
 
-    fn bounds() -> Nfgenmsg {
-        let mut header = Nfgenmsg::new();
-        header.set_res_id(SUBSYSTEM);
-        header
+    fn bound(&mut self, kind: u16) {
+        let [high, low] = SUBSYSTEM.to_be_bytes();
+        message(&mut self.bytes, kind, REQUEST, self.next, [0, 0, high, low], |_| ());
+        self.next += 1;
+    }
+
+    fn add(&mut self, kind: u16, flags: u16, attributes: impl FnOnce(&mut Vec<u8>)) {
+        message(&mut self.bytes, kind, REQUEST_ACK | flags, self.next, [INET, 0, 0, 0], attributes);
+        self.next += 1;
     }
 
     fn new_table(&mut self) {
-        self.chain.request().set_create().op_newtable_do(&header()).encode().push_name(TABLE);
+        self.add(NEW_TABLE, CREATE, |bytes| drop(PushTableAttrs::new(bytes).push_name(TABLE)));
     }
 
     fn delete_table(&mut self) {
-        self.chain.request().op_deltable_do(&header()).encode().push_name(TABLE);
+        self.add(DELETE_TABLE, 0, |bytes| drop(PushTableAttrs::new(bytes).push_name(TABLE)));
     }
 
     fn new_chain(&mut self, name: &CStr, kind: &CStr, hook: u32) {
-        let chain = self.chain.request().set_create();
-        let mut chain = chain.op_newchain_do(&header());
-        let attributes = chain.encode().push_table(TABLE).push_name(name).push_type(kind);
-        attributes.nested_hook().push_num(hook).push_priority(PRIORITY_MANGLE).end_nested();
+        self.add(NEW_CHAIN, CREATE, |bytes| {
+            let chain = PushChainAttrs::new(bytes).push_table(TABLE).push_name(name).push_type(kind);
+            chain.nested_hook().push_num(hook).push_priority(PRIORITY_MANGLE).end_nested();
+        });
     }
 
     fn new_rule(&mut self, chain: &CStr, expressions: impl FnOnce(Expressions<'_>) -> Expressions<'_>) {
-        let mut rule = self.chain.request().set_create().set_append().op_newrule_do(&header());
-        let list = rule.encode().push_table(TABLE).push_chain(chain).nested_expressions();
-        expressions(list).end_nested();
+        self.add(NEW_RULE, CREATE | APPEND, |bytes| {
+            let rule = PushRuleAttrs::new(bytes).push_table(TABLE).push_chain(chain);
+            expressions(rule.nested_expressions()).end_nested();
+        });
     }
 
+    /// Sends everything and waits for every verdict. Only the messages between the bounds are acknowledged: kernels
+    /// before 6.10 do not acknowledge the bounds.
     fn commit(mut self) -> Result<(), Error> {
-        self.chain.request().op_batch_end_do(&Self::bounds());
-        let batch = self.chain.finalize();
+        let mut waiting: BTreeSet<u32> = (1..self.next).collect();
+        self.bound(BATCH_END);
         let mut socket = open()?;
-        socket.send(self.doing, batch.payload())?;
-        // Kernels before 6.10 do not acknowledge the bounds of a batch.
-        let mut waiting: BTreeSet<usize> = (1..batch.chain_len() - 1).collect();
+        socket.send(self.doing, &self.bytes)?;
         while !waiting.is_empty() {
             socket.receive(self.doing, |message| {
                 let Some(verdict) = message.verdict() else { return Ok(()) };
                 verdict.map_err(|(errno, said)| Error::Refused { doing: self.doing.to_owned(), errno, said })?;
-                batch.get_index(message.sequence).map(|at| waiting.remove(&at));
+                waiting.remove(&message.sequence);
                 Ok(())
             })?;
         }
