@@ -97,11 +97,10 @@ pub fn optional<T>(outcome: Result<T, Failure>) -> Result<Option<T>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::core::response::StatusDetails;
 
     fn status(code: u16, reason: &str, name: &str) -> Status {
-        let details = StatusDetails { name: name.into(), ..Default::default() };
-        Status { code, reason: reason.into(), message: "m".into(), details: Some(details), ..Default::default() }
+        let text = serde_json::json!({"code": code, "reason": reason, "message": "m", "details": {"name": name}});
+        serde_json::from_value(text).unwrap()
     }
 
     #[test]

@@ -181,7 +181,8 @@ async fn a_failed_add_is_an_event_that_names_the_pools() {
     let world = World::new().await;
     world.pool("p4", v4("10.1.0.10")).await;
     let agent = world.agent("node-a").await;
-    agent.addresses(&world.pod("first", json!({})).await).await;
+    let first = world.pod("first", json!({})).await;
+    agent.addresses(&first).await;
     let second = world.pod("second", json!({})).await;
     for _ in 0..3 {
         assert_eq!(agent.add(&second).await.0, 500);
@@ -195,10 +196,10 @@ async fn a_failed_add_is_an_event_that_names_the_pools() {
     let message = event.message.unwrap();
     assert!(message.starts_with("NIC eth0: all IP addresses used out: NIC eth0 IPv4: pool p4: "), "{message}");
     assert_eq!((event.type_.as_deref(), event.reason.as_deref()), (Some("Warning"), Some("FailedIPAllocation")));
-    // Once an address is free the pod gets it.
+    // Once the address is free the pod gets it.
     world.delete_pod("first").await;
-    let first = world.claims().await;
-    assert_eq!(first.len(), 1);
+    assert_eq!(agent.del(&first).await.0, 200);
+    eventually("the second pod is served", async || agent.add(&second).await.0 == 200).await;
 }
 
 #[tokio::test]
