@@ -13,7 +13,12 @@ pub mod subnet;
 
 use std::{future::Future, sync::Arc};
 
-use axum::{Router, extract::State, response::Json, routing::{get, post}};
+use axum::{
+    Router,
+    extract::State,
+    response::Json,
+    routing::{get, post},
+};
 use daemon::Chain;
 use ipam::rules::{Enabled, Refusal};
 use kube::{Client, Resource};
@@ -166,22 +171,23 @@ fn routes<K: Kind>(webhook: &Webhook, kind: K) -> Router {
 }
 
 async fn mutate<K: Kind>(State(kind): State<Arc<K>>, Json(review): Json<Review>) -> Json<Review> {
-    review.answer(|request| async move {
-        let Some(object) = &request.object else { return Answer::allowed() };
-        match request.parse::<K::Object>(object) {
-            Ok(mut object) if object.meta().deletion_timestamp.is_none() => {
-                let before = serde_json::to_value(&object);
-                kind.mutate(&mut object);
-                match (before, serde_json::to_value(&object)) {
-                    (Ok(before), Ok(after)) => Answer::patched(&json_patch::diff(&before, &after)),
-                    (Err(error), _) | (_, Err(error)) => Answer::failed(&error.to_string()),
+    review
+        .answer(|request| async move {
+            let Some(object) = &request.object else { return Answer::allowed() };
+            match request.parse::<K::Object>(object) {
+                Ok(mut object) if object.meta().deletion_timestamp.is_none() => {
+                    let before = serde_json::to_value(&object);
+                    kind.mutate(&mut object);
+                    match (before, serde_json::to_value(&object)) {
+                        (Ok(before), Ok(after)) => Answer::patched(&json_patch::diff(&before, &after)),
+                        (Err(error), _) | (_, Err(error)) => Answer::failed(&error.to_string()),
+                    }
                 }
+                // Mutation comes before the check against the schema, which names the field that is wrong.
+                Ok(_) | Err(_) => Answer::allowed(),
             }
-            // Mutation comes before the check against the schema, which names the field that is wrong.
-            Ok(_) | Err(_) => Answer::allowed(),
-        }
-    })
-    .await
+        })
+        .await
 }
 
 async fn validate<K: Kind>(State(kind): State<Arc<K>>, Json(review): Json<Review>) -> Json<Review> {

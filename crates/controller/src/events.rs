@@ -63,7 +63,13 @@ impl Events {
         self.write(object, "Normal", reason, message).await;
     }
 
-    async fn write<K: Resource<DynamicType = ()>>(&self, object: &K, kind: &str, reason: &'static str, message: String) {
+    async fn write<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        kind: &str,
+        reason: &'static str,
+        message: String,
+    ) {
         let message = shortened(message);
         let about = object.object_ref(&());
         let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());

@@ -207,7 +207,12 @@ impl Context {
         };
         self.metrics.released.inc();
         match Api::<SpiderIP>::all(self.client.clone()).delete(&name, &this_version).await {
-            Ok(_) => tracing::info!(address = ip.spec.address, pool = ip.spec.pool, node, "address of a missing node released"),
+            Ok(_) => tracing::info!(
+                address = ip.spec.address,
+                pool = ip.spec.pool,
+                node,
+                "address of a missing node released"
+            ),
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             // Somebody is at it: look again.
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(false),
@@ -237,7 +242,8 @@ impl Context {
                     continue;
                 }
                 let removed = remover.remove(&namespace, &name, &current.uid, None).await;
-                removed.map_err(|source| Error { step: format!("remove SpiderEndpoint {namespace}/{name}"), source })?;
+                removed
+                    .map_err(|source| Error { step: format!("remove SpiderEndpoint {namespace}/{name}"), source })?;
                 tracing::info!(endpoint = format!("{namespace}/{name}"), node, "endpoint of a missing node removed");
             }
             match list.metadata.continue_.filter(|next| !next.is_empty()) {

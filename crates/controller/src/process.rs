@@ -4,6 +4,7 @@
 //! to us, so nothing of ours that is admitted is written before they are in place. On stop all tasks finish what is under way.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -16,7 +17,11 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::{
-    admission, certificates::{self, Certificate}, coordinator, events::Events, gone, multus, pools, serve,
+    admission,
+    certificates::{self, Certificate},
+    coordinator,
+    events::Events,
+    gone, multus, pools, serve,
     settings::{Flags, Settings},
     webhooks::Target,
 };
@@ -35,10 +40,16 @@ pub async fn daemon(flags: Flags, env: &Env) -> anyhow::Result<()> {
         tracing::warn!(key, file = %settings.flags.config_path.display(), "unknown configuration key ignored");
     }
     if settings.config.enable_spider_subnet {
-        tracing::warn!(key = "enableSpiderSubnet", "the SpiderSubnet feature is not available in this version: SpiderSubnets are refused");
+        tracing::warn!(
+            key = "enableSpiderSubnet",
+            "the SpiderSubnet feature is not available in this version: SpiderSubnets are refused"
+        );
     }
     if settings.config.pod_resource_inject.is_some() {
-        tracing::warn!(key = "podResourceInject", "the injection of networks into pods is not available in this version");
+        tracing::warn!(
+            key = "podResourceInject",
+            "the injection of networks into pods is not available in this version"
+        );
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "starting");
     let client = store::client::connect().await?;
@@ -92,6 +103,8 @@ pub fn start(tasks: &mut Tasks, settings: Settings, client: Client, sockets: Soc
 /// What tasks tell each other.
 #[derive(Default)]
 struct Shared {
+    /// Opens when the webhook configurations are in place.
+    admitting: Stop,
     nodes: Arc<AtomicUsize>,
     peers: Arc<pools::peers::Peers>,
     pools: pools::metrics::Metrics,
@@ -99,7 +112,14 @@ struct Shared {
 }
 
 /// Probes, metrics, webhooks.
-fn every_replica(tasks: &mut Tasks, settings: &Settings, client: &Client, sockets: Sockets, readiness: &Readiness, shared: &Shared) -> anyhow::Result<()> {
+fn every_replica(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    client: &Client,
+    sockets: Sockets,
+    readiness: &Readiness,
+    shared: &Shared,
+) -> anyhow::Result<()> {
     let context = admission::Context {
         client: client.clone(),
         peers: Arc::clone(&shared.peers),
@@ -117,9 +137,15 @@ fn every_replica(tasks: &mut Tasks, settings: &Settings, client: &Client, socket
         kinds: admission::kinds(&context),
     };
     let stop = tasks.stop();
-    tasks.spawn("webhook server", serve::https(sockets.webhook, certificate.server(), admission::router(&context), stop.clone()));
+    tasks.spawn(
+        "webhook server",
+        serve::https(sockets.webhook, certificate.server(), admission::router(&context), stop.clone()),
+    );
     tasks.spawn("webhook certificate", certificate.follow(stop.clone()));
-    tasks.spawn("webhook configurations", target.keep(stop.clone(), readiness.hold("webhook configurations")));
+    tasks.spawn(
+        "webhook configurations",
+        target.keep(stop.clone(), shared.admitting.clone(), readiness.hold("webhook configurations")),
+    );
     tasks.spawn("probes", serve::http(sockets.health, probes(readiness.clone()), stop.clone()));
     if let Some(socket) = sockets.metrics {
         let registry = Arc::new(registry(shared, settings.debug_metrics));
@@ -128,7 +154,7 @@ fn every_replica(tasks: &mut Tasks, settings: &Settings, client: &Client, socket
     Ok(())
 }
 
-/// Reconcilers.
+/// Reconcilers, once what they write is admitted.
 fn leader(tasks: &mut Tasks, settings: Settings, client: &Client, readiness: &Readiness, shared: &Shared) {
     let stop = tasks.stop();
     let events = Arc::new(Events::new(client.clone(), &settings.pod));
@@ -140,7 +166,10 @@ fn leader(tasks: &mut Tasks, settings: Settings, client: &Client, readiness: &Re
         peers: Arc::clone(&shared.peers),
         metrics: shared.pools.clone(),
     };
-    tasks.spawn("pool views", pools::keeper::run(pools, stop.clone(), readiness.hold("pool views")));
+    tasks.spawn(
+        "pool views",
+        once(&shared.admitting, &stop, pools::keeper::run(pools, stop.clone(), readiness.hold("pool views"))),
+    );
     if settings.garbage_collection {
         let gone = gone::Context {
             client: client.clone(),
@@ -149,15 +178,32 @@ fn leader(tasks: &mut Tasks, settings: Settings, client: &Client, readiness: &Re
             nodes: Arc::clone(&shared.nodes),
             metrics: shared.collected.clone(),
         };
-        tasks.spawn("missing nodes", gone::run(gone, stop.clone()));
+        tasks.spawn("missing nodes", once(&shared.admitting, &stop, gone::run(gone, stop.clone())));
     }
     if let Some(resync) = settings.multus_resync {
         let multus = multus::reconcile::Context { client: client.clone(), events: Arc::clone(&events), resync };
-        tasks.spawn("networks", multus::reconcile::run(multus, stop.clone()));
+        tasks.spawn("networks", once(&shared.admitting, &stop, multus::reconcile::run(multus, stop.clone())));
     }
     if let Some(settings) = settings.coordinator {
         let coordinator = coordinator::reconcile::Context::new(client.clone(), events, settings);
-        tasks.spawn("coordinator", coordinator::reconcile::run(coordinator, stop));
+        tasks.spawn(
+            "coordinator",
+            once(&shared.admitting, &stop, coordinator::reconcile::run(coordinator, stop.clone())),
+        );
+    }
+}
+
+/// `work`, once `gate` is open.
+fn once<W>(gate: &Stop, stop: &Stop, work: W) -> impl Future<Output = Result<(), Infallible>> + use<W>
+where
+    W: Future<Output = Result<(), Infallible>>,
+{
+    let (gate, stop) = (gate.clone(), stop.clone());
+    async move {
+        match stop.run_until_cancelled(gate.cancelled()).await {
+            Some(()) => work.await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -165,7 +211,11 @@ fn certificate(settings: &Settings) -> Result<Certificate, certificates::Error> 
     let flags = &settings.flags;
     match (&flags.tls_server_cert, &flags.tls_server_key) {
         (Some(cert), Some(key)) => Certificate::of_files(cert, key),
-        _ => Certificate::made_for(&certificates::names(&settings.deployment, &settings.namespace, flags.webhook_url.as_deref())),
+        _ => Certificate::made_for(&certificates::names(
+            &settings.deployment,
+            &settings.namespace,
+            flags.webhook_url.as_deref(),
+        )),
     }
 }
 
@@ -190,7 +240,11 @@ fn probes(readiness: Readiness) -> Router {
 fn registry(shared: &Shared, debug: bool) -> Registry {
     let mut registry = metrics::registry(crate::NAME, env!("CARGO_PKG_VERSION"));
     registry.register("spiderpool_ip_gc_counts", "Addresses that were collected", shared.collected.released.clone());
-    registry.register("spiderpool_ip_gc_failure_counts", "Addresses that could not be collected", shared.collected.failed.clone());
+    registry.register(
+        "spiderpool_ip_gc_failure_counts",
+        "Addresses that could not be collected",
+        shared.collected.failed.clone(),
+    );
     shared.pools.register(&mut registry, debug);
     registry
 }

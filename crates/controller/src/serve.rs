@@ -37,7 +37,12 @@ pub async fn http(listener: TcpListener, router: Router, stop: Stop) -> Result<(
 }
 
 /// Serves HTTPS until `stop`.
-pub async fn https(listener: TcpListener, tls: rustls::ServerConfig, router: Router, stop: Stop) -> Result<(), Infallible> {
+pub async fn https(
+    listener: TcpListener,
+    tls: rustls::ServerConfig,
+    router: Router,
+    stop: Stop,
+) -> Result<(), Infallible> {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     accept(listener, stop.clone(), move |socket| {
         let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
@@ -80,7 +85,10 @@ where
 }
 
 async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router, stop: Stop) {
-    let service = TowerToHyperService::new(tower::ServiceExt::map_request(router, |request: Request<hyper::body::Incoming>| request.map(Body::new)));
+    let service =
+        TowerToHyperService::new(tower::ServiceExt::map_request(router, |request: Request<hyper::body::Incoming>| {
+            request.map(Body::new)
+        }));
     let builder = Builder::new(TokioExecutor::new());
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);

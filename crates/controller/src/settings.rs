@@ -123,7 +123,8 @@ impl Settings {
         }
         let seconds = |name, default| env.number(name, default).map(Duration::from_secs);
         let metrics_port = env.port("SPIDERPOOL_METRIC_HTTP_PORT", 5721)?;
-        let multus_resync = Duration::from_secs(env.optional_number("SPIDERPOOL_MULTUS_CONFIG_INFORMER_RESYNC_PERIOD")?.unwrap_or(60));
+        let multus_resync =
+            Duration::from_secs(env.optional_number("SPIDERPOOL_MULTUS_CONFIG_INFORMER_RESYNC_PERIOD")?.unwrap_or(60));
         Ok(Self {
             config,
             flags,
@@ -157,7 +158,9 @@ impl CoordinatorSettings {
         };
         Ok(Self {
             name: not_empty(env.text("SPIDERPOOL_COORDINATOR_DEAFULT_NAME", &default_name), "default"),
-            resync: Duration::from_secs(env.optional_number("SPIDERPOOL_COORDINATOR_INFORMER_RESYNC_PERIOD")?.unwrap_or(60)),
+            resync: Duration::from_secs(
+                env.optional_number("SPIDERPOOL_COORDINATOR_INFORMER_RESYNC_PERIOD")?.unwrap_or(60),
+            ),
             cni_dir: env.text("SPIDERPOOL_CNI_CONFIG_DIR", "/etc/cni/net.d").into(),
             cilium_config: (namespace.to_owned(), name.to_owned()),
             default: default_coordinator(env)?,
@@ -173,9 +176,11 @@ fn default_coordinator(env: &Env) -> Result<CoordinatorSpec, Error> {
     let text = |name, default| env.text(name, default).replace(['"', '\''], "");
     let meaning = |name, value: &str, expected| Error::Meaning { name, value: value.to_owned(), expected };
     let mode = not_empty(text(MODE, "auto"), "auto");
-    let mode: CoordinatorMode = parse(&mode).ok_or_else(|| meaning(MODE, &mode, "auto, underlay, overlay or disabled"))?;
+    let mode: CoordinatorMode =
+        parse(&mode).ok_or_else(|| meaning(MODE, &mode, "auto, underlay, overlay or disabled"))?;
     let kind = not_empty(text(TYPE, "auto"), "auto");
-    let kind: PodCidrType = parse(&kind).ok_or_else(|| meaning(TYPE, &kind, "auto, cluster, calico, cilium or none"))?;
+    let kind: PodCidrType =
+        parse(&kind).ok_or_else(|| meaning(TYPE, &kind, "auto, cluster, calico, cilium or none"))?;
     let hijack = text("SPIDERPOOL_INIT_DEFAULT_COORDINATOR_HIJACK_CIDR", "169.254.0.0/16");
     let hijack = hijack.split(|separator: char| separator.is_whitespace() || "\\[],".contains(separator));
     let routes = env.text(ROUTES, "");
@@ -242,13 +247,18 @@ mod tests {
             ("SPIDERPOOL_INIT_DEFAULT_COORDINATOR_HIJACK_CIDR", "[\"10.0.0.1\" \"10.1.0.0/16\"]"),
         ];
         let coordinator = settings(&more).unwrap().coordinator.unwrap();
-        assert_eq!((coordinator.name.as_str(), coordinator.default.pod_cidr_type), ("other", Some(PodCidrType::Cluster)));
+        assert_eq!(
+            (coordinator.name.as_str(), coordinator.default.pod_cidr_type),
+            ("other", Some(PodCidrType::Cluster))
+        );
         assert_eq!(coordinator.default.hijack_cidr, Some(vec!["10.0.0.1".to_owned(), "10.1.0.0/16".to_owned()]));
     }
 
     #[test]
     fn a_bad_variable_is_named() {
-        let error = settings(&[("SPIDERPOOL_COORDINATOR_ENABLED", "1"), ("SPIDERPOOL_INIT_DEFAULT_COORDINATOR_MODE", "fast")]).unwrap_err();
+        let error =
+            settings(&[("SPIDERPOOL_COORDINATOR_ENABLED", "1"), ("SPIDERPOOL_INIT_DEFAULT_COORDINATOR_MODE", "fast")])
+                .unwrap_err();
         let expected = "environment variable SPIDERPOOL_INIT_DEFAULT_COORDINATOR_MODE: \"fast\" is not auto, underlay, overlay or disabled";
         assert_eq!(error.to_string(), expected);
     }

@@ -13,10 +13,7 @@ use k8s_openapi::{
         ValidatingWebhookConfiguration, WebhookClientConfig,
     },
 };
-use kube::{
-    Api, Client, Resource,
-    api::PostParams,
-};
+use kube::{Api, Client, Resource, api::PostParams};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::admission::Webhook;
@@ -52,12 +49,14 @@ pub struct Error {
 }
 
 impl Target {
-    /// Puts both configurations right, again and again until `stop`; `first` is dropped after the first success.
-    pub async fn keep(self, stop: Stop, first: daemon::health::Guard) -> Result<(), Error> {
+    /// Puts both configurations right, again and again until `stop`. After the first success `first` is dropped and
+    /// `written` opens.
+    pub async fn keep(self, stop: Stop, written: Stop, first: daemon::health::Guard) -> Result<(), Error> {
         let mut first = Some(first);
         loop {
             let pause = match self.put_right().await {
                 Ok(()) => {
+                    written.cancel();
                     drop(first.take());
                     LOOK
                 }
@@ -108,7 +107,11 @@ impl Target {
         let api = Api::<K>::all(self.client.clone());
         let failed = |source| Error { kind: K::KIND, name: self.name.clone(), source };
         let Some(mut stored) = api.get_opt(&self.name).await.map_err(failed)? else {
-            tracing::warn!(kind = K::KIND, name = self.name, "there is no webhook configuration: objects are stored unchecked");
+            tracing::warn!(
+                kind = K::KIND,
+                name = self.name,
+                "there is no webhook configuration: objects are stored unchecked"
+            );
             return Ok(());
         };
         let bundle = Some(ByteString(ca.clone().into_bytes()));
@@ -143,7 +146,8 @@ impl Target {
     }
 
     fn validating(&self, url: &str) -> ValidatingWebhookConfiguration {
-        let operations = |kind: &Webhook| if kind.delete { &["CREATE", "UPDATE", "DELETE"][..] } else { &["CREATE", "UPDATE"] };
+        let operations =
+            |kind: &Webhook| if kind.delete { &["CREATE", "UPDATE", "DELETE"][..] } else { &["CREATE", "UPDATE"] };
         let webhook = |kind: &Webhook| ValidatingWebhook {
             name: entry_name(kind),
             client_config: self.client(url, &kind.validate_path()),
@@ -177,7 +181,13 @@ fn rule(kind: &Webhook, operations: &[&str]) -> RuleWithOperations {
 }
 
 /// What both kinds of configuration have in common.
-trait Configuration: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope> + Clone + std::fmt::Debug + Serialize + DeserializeOwned {
+trait Configuration:
+    Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
+    + Clone
+    + std::fmt::Debug
+    + Serialize
+    + DeserializeOwned
+{
     const KIND: &'static str;
 
     fn clients(&mut self) -> impl Iterator<Item = &mut WebhookClientConfig>;

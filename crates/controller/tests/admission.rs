@@ -57,7 +57,11 @@ async fn pools_are_filled_in() {
     assert_eq!(stored.spec.ips, ["10.9.0.10-10.9.0.13", "10.9.0.20"]);
     let v6 = json!({"spec": {"subnet": "fd00:9::/64", "ips": ["fd00:9::A-fd00:9::F"], "gateway": "fd00:9::1"}});
     let stored: SpiderIPPool = create(&world.client, "p6", v6).await.unwrap();
-    assert_eq!((stored.spec.ip_version, stored.spec.ips[0].as_str()), (Some(6), "fd00:9::A-fd00:9::F"), "a single range keeps its spelling");
+    assert_eq!(
+        (stored.spec.ip_version, stored.spec.ips[0].as_str()),
+        (Some(6), "fd00:9::A-fd00:9::F"),
+        "a single range keeps its spelling"
+    );
     world.end().await;
 }
 
@@ -71,7 +75,13 @@ async fn pools_that_break_a_rule_are_refused() {
         ("not a family", json!({"ipVersion": 5}), UNSUPPORTED, "spec.ipVersion", "supported values"),
         ("host bits", json!({"subnet": "10.9.0.7/24"}), INVALID, "spec.subnet", "10.9.0.0/24"),
         ("other family", json!({"ipVersion": 6}), INVALID, "spec.subnet", "10.9.0.0/24"),
-        ("overlap", json!({"subnet": "10.8.0.0/16", "gateway": "10.8.0.1", "ips": []}), INVALID, "spec.subnet", "of IPPool neighbour"),
+        (
+            "overlap",
+            json!({"subnet": "10.8.0.0/16", "gateway": "10.8.0.1", "ips": []}),
+            INVALID,
+            "spec.subnet",
+            "of IPPool neighbour",
+        ),
         ("outside", json!({"ips": ["10.7.0.1"]}), INVALID, "spec.ips[0]", "10.7.0.1"),
         ("reversed", json!({"ips": ["10.9.0.20-10.9.0.10"]}), INVALID, "spec.ips[0]", "10.9.0.20-10.9.0.10"),
         ("IPv6 text", json!({"ips": ["fd00::1"]}), INVALID, "spec.ips[0]", "fd00::1"),
@@ -80,7 +90,13 @@ async fn pools_that_break_a_rule_are_refused() {
         ("gateway outside", json!({"gateway": "10.7.0.1"}), INVALID, "spec.gateway", "10.7.0.1"),
         ("no gateway", json!({"gateway": "nonsense"}), INVALID, "spec.gateway", "nonsense"),
         ("gateway in ips", json!({"gateway": "10.9.0.15"}), INVALID, "spec.ips[0]", "10.9.0.15"),
-        ("default route", json!({"routes": [{"dst": "0.0.0.0/0", "gw": "10.9.0.1"}]}), INVALID, "spec.routes[0].dst", "gateway"),
+        (
+            "default route",
+            json!({"routes": [{"dst": "0.0.0.0/0", "gw": "10.9.0.1"}]}),
+            INVALID,
+            "spec.routes[0].dst",
+            "gateway",
+        ),
         (
             "route twice",
             json!({"routes": [{"dst": "10.1.0.0/16", "gw": "10.9.0.1"}, {"dst": "10.1.0.0/16", "gw": "10.9.0.2"}]}),
@@ -88,8 +104,20 @@ async fn pools_that_break_a_rule_are_refused() {
             "spec.routes[1].dst",
             "10.1.0.0/16",
         ),
-        ("route's family", json!({"routes": [{"dst": "fd00::/64", "gw": "10.9.0.1"}]}), INVALID, "spec.routes[0].dst", "fd00::/64"),
-        ("route's gateway", json!({"routes": [{"dst": "10.1.0.0/16", "gw": "10.7.0.1"}]}), INVALID, "spec.routes[0].gw", "10.7.0.1"),
+        (
+            "route's family",
+            json!({"routes": [{"dst": "fd00::/64", "gw": "10.9.0.1"}]}),
+            INVALID,
+            "spec.routes[0].dst",
+            "fd00::/64",
+        ),
+        (
+            "route's gateway",
+            json!({"routes": [{"dst": "10.1.0.0/16", "gw": "10.7.0.1"}]}),
+            INVALID,
+            "spec.routes[0].gw",
+            "10.7.0.1",
+        ),
         ("empty selector", json!({"podAffinity": {}}), INVALID, "spec.podAffinity", "podAffinity"),
         (
             "bad selector",
@@ -157,21 +185,38 @@ async fn a_family_that_is_off_is_refused() {
     let spec = json!({"spec": {"subnet": "fd00:9::/64", "ips": ["fd00:9::a"]}});
     let status = refusal("pool", create::<SpiderIPPool>(&world.client, "p", spec).await);
     assert_invalid("pool", &status, FORBIDDEN, "spec.ipVersion", "IPv6");
-    let status = refusal("reserved", create::<SpiderReservedIP>(&world.client, "r", json!({"spec": {"ips": ["fd00:9::a"]}})).await);
+    let status = refusal(
+        "reserved",
+        create::<SpiderReservedIP>(&world.client, "r", json!({"spec": {"ips": ["fd00:9::a"]}})).await,
+    );
     assert_invalid("reserved", &status, FORBIDDEN, "spec.ipVersion", "IPv6");
     world.end().await;
 }
 
 async fn patched(client: &Client, name: &str, spec: Value) -> kube::Result<SpiderIPPool> {
-    Api::<SpiderIPPool>::all(client.clone()).patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await
+    Api::<SpiderIPPool>::all(client.clone())
+        .patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec})))
+        .await
 }
 
 async fn claim(client: &Client, address: &str, pool: &str) -> SpiderIP {
     let address = address.parse().unwrap();
     let pod = PodHolder {
-        namespace: "ns".into(), name: "web-0".into(), uid: "uid-0".into(), interface: "eth0".into(), node: "node-a".into(), container_id: None,
+        namespace: "ns".into(),
+        name: "web-0".into(),
+        uid: "uid-0".into(),
+        interface: "eth0".into(),
+        node: "node-a".into(),
+        container_id: None,
     };
-    let ip = SpiderIP::claim(&ipam::address_name(address), address, pool, IpState::Allocated, Holder::Pod(pod), Time(Timestamp::now()));
+    let ip = SpiderIP::claim(
+        &ipam::address_name(address),
+        address,
+        pool,
+        IpState::Allocated,
+        Holder::Pod(pod),
+        Time(Timestamp::now()),
+    );
     Api::all(client.clone()).create(&PostParams::default(), &ip).await.unwrap()
 }
 
@@ -181,7 +226,13 @@ async fn a_pool_in_use_keeps_its_subnet_and_its_addresses_in_use() {
     create::<SpiderIPPool>(&world.client, "p", pool(json!({}))).await.unwrap();
     claim(&world.client, "10.9.0.12", "p").await;
     let rows = [
-        ("subnet", json!({"subnet": "10.10.0.0/24", "ips": [], "gateway": null}), FORBIDDEN, "spec.subnet", "not changeable"),
+        (
+            "subnet",
+            json!({"subnet": "10.10.0.0/24", "ips": [], "gateway": null}),
+            FORBIDDEN,
+            "spec.subnet",
+            "not changeable",
+        ),
         ("ipVersion", json!({"ipVersion": 6}), FORBIDDEN, "spec.ipVersion", "not changeable"),
         ("in use", json!({"ips": ["10.9.0.13-10.9.0.20"]}), FORBIDDEN, "spec.ips", "10.9.0.12"),
         ("in use, excluded", json!({"excludeIPs": ["10.9.0.12"]}), FORBIDDEN, "spec.ips", "ns/web-0"),
@@ -209,7 +260,8 @@ async fn a_terminating_pool_in_use_is_not_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deletion_of_a_pool_in_use_is_refused_where_that_is_switched_on() {
-    let world = World::with("enableIPv4: true\nenableIPv6: true\nenableValidatingResourcesDeletedWebhook: true\n", &[]).await;
+    let world =
+        World::with("enableIPv4: true\nenableIPv6: true\nenableValidatingResourcesDeletedWebhook: true\n", &[]).await;
     let pools = Api::<SpiderIPPool>::all(world.client.clone());
     create::<SpiderIPPool>(&world.client, "p", pool(json!({}))).await.unwrap();
     claim(&world.client, "10.9.0.12", "p").await;
@@ -233,7 +285,13 @@ async fn reserved_addresses() {
     let rows = [
         ("empty", json!({}), INVALID, "spec.ipVersion", "spec.ips"),
         ("unparsable first", json!({"ips": ["x"]}), INVALID, "spec.ipVersion", "spec.ips[0]"),
-        ("reversed", json!({"ipVersion": 4, "ips": ["10.9.0.2-10.9.0.1"]}), INVALID, "spec.ips[0]", "10.9.0.2-10.9.0.1"),
+        (
+            "reversed",
+            json!({"ipVersion": 4, "ips": ["10.9.0.2-10.9.0.1"]}),
+            INVALID,
+            "spec.ips[0]",
+            "10.9.0.2-10.9.0.1",
+        ),
         ("family", json!({"ips": ["10.9.0.1", "fd00::1"]}), INVALID, "spec.ips[1]", "fd00::1"),
         ("version", json!({"ipVersion": 7, "ips": ["10.9.0.1"]}), UNSUPPORTED, "spec.ipVersion", "supported values"),
     ];
@@ -278,9 +336,27 @@ async fn coordinators() {
         ("type", json!({"podCIDRType": "all"}), UNSUPPORTED, "spec.podCIDRType", "cluster"),
         ("mode", json!({"mode": "fast"}), UNSUPPORTED, "spec.mode", "underlay"),
         ("hijack", json!({"hijackCIDR": ["10.1.0.1", "x"]}), INVALID, "spec.hijackCIDR[1]", "\"x\""),
-        ("route", json!({"policyRoutes": [{"dst": "10.1.0.0/16", "gw": "fd00::1"}]}), INVALID, "spec.policyRoutes[0]", "families"),
-        ("route's dst", json!({"policyRoutes": [{"dst": "x", "gw": "fd00::1"}]}), INVALID, "spec.policyRoutes[0].dst", "\"x\""),
-        ("route's gw", json!({"policyRoutes": [{"dst": "10.1.0.0/16", "gw": "x"}]}), INVALID, "spec.policyRoutes[0].gw", "\"x\""),
+        (
+            "route",
+            json!({"policyRoutes": [{"dst": "10.1.0.0/16", "gw": "fd00::1"}]}),
+            INVALID,
+            "spec.policyRoutes[0]",
+            "families",
+        ),
+        (
+            "route's dst",
+            json!({"policyRoutes": [{"dst": "x", "gw": "fd00::1"}]}),
+            INVALID,
+            "spec.policyRoutes[0].dst",
+            "\"x\"",
+        ),
+        (
+            "route's gw",
+            json!({"policyRoutes": [{"dst": "10.1.0.0/16", "gw": "x"}]}),
+            INVALID,
+            "spec.policyRoutes[0].gw",
+            "\"x\"",
+        ),
         ("MAC", json!({"podMACPrefix": "0a"}), INVALID, "spec.podMACPrefix", "not a valid MAC prefix"),
         ("MAC digits", json!({"podMACPrefix": "0a:1g"}), INVALID, "spec.podMACPrefix", "not a valid MAC prefix"),
         ("multicast MAC", json!({"podMACPrefix": "0b:1b"}), INVALID, "spec.podMACPrefix", "not a unicast MAC"),
@@ -292,10 +368,15 @@ async fn coordinators() {
     for (what, changes, kind, field, words) in rows {
         let mut spec = json!({"podCIDRType": "cluster"});
         json_patch::merge(&mut spec, &changes);
-        let status = refusal(what, create_raw(&world.client, "SpiderCoordinator", "spidercoordinators", "bad", json!({"spec": spec})).await);
+        let status = refusal(
+            what,
+            create_raw(&world.client, "SpiderCoordinator", "spidercoordinators", "bad", json!({"spec": spec})).await,
+        );
         assert_invalid(what, &status, kind, field, words);
     }
-    create::<SpiderCoordinator>(&world.client, "lenient", json!({"spec": {"podCIDRType": "none", "podRPFilter": -1}})).await.unwrap();
+    create::<SpiderCoordinator>(&world.client, "lenient", json!({"spec": {"podCIDRType": "none", "podRPFilter": -1}}))
+        .await
+        .unwrap();
     world.end().await;
 }
 
@@ -311,59 +392,165 @@ async fn networks_that_break_a_rule_are_refused() {
     let inject = json!({"cni.spidernet.io/network-resource-inject": "g"});
     let none = json!({});
     let rows = [
-        ("no block", &none, json!({"cniType": "macvlan"}), REQUIRED, "spec.macvlanConfig", "no spec.macvlanConfig specified"),
-        ("no master", &none, macvlan(json!({"master": []})), INVALID, "spec.macvlanConfig", "master can't be empty"),
-        ("no bond", &none, macvlan(json!({"master": ["a", "b"]})), INVALID, "spec.macvlanConfig", "bond property is nil"),
         (
-            "bond's name", &none, macvlan(json!({"master": ["a", "b"], "bond": {"name": "", "mode": 0}})),
-            INVALID, "spec.macvlanConfig", "bond name can't be empty",
+            "no block",
+            &none,
+            json!({"cniType": "macvlan"}),
+            REQUIRED,
+            "spec.macvlanConfig",
+            "no spec.macvlanConfig specified",
+        ),
+        ("no master", &none, macvlan(json!({"master": []})), INVALID, "spec.macvlanConfig", "master can't be empty"),
+        (
+            "no bond",
+            &none,
+            macvlan(json!({"master": ["a", "b"]})),
+            INVALID,
+            "spec.macvlanConfig",
+            "bond property is nil",
         ),
         (
-            "master subnet", &none, json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"], "ippools": {"matchMasterSubnet": true}}}),
-            INVALID, "spec.ipvlanConfig", "not supported for ipvlan",
+            "bond's name",
+            &none,
+            macvlan(json!({"master": ["a", "b"], "bond": {"name": "", "mode": 0}})),
+            INVALID,
+            "spec.macvlanConfig",
+            "bond name can't be empty",
+        ),
+        (
+            "master subnet",
+            &none,
+            json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"], "ippools": {"matchMasterSubnet": true}}}),
+            INVALID,
+            "spec.ipvlanConfig",
+            "not supported for ipvlan",
         ),
         ("VLAN", &none, macvlan(json!({"master": ["a"], "vlanID": 4095})), INVALID, "spec.macvlan.vlanID", "4094"),
         (
-            "other block", &none, json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"]}, "macvlan": {"master": ["a"]}}),
-            FORBIDDEN, "spec.cniType", "only supports spec.ipvlanConfig",
+            "other block",
+            &none,
+            json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"]}, "macvlan": {"master": ["a"]}}),
+            FORBIDDEN,
+            "spec.cniType",
+            "only supports spec.ipvlanConfig",
         ),
         (
-            "VLAN in auto", &none, json!({"cniType": "vlan", "vlan": {"master": ["a"], "vlanMode": "auto", "vlanID": 1}}),
-            INVALID, "spec.vlanConfig", "must not be set",
+            "VLAN in auto",
+            &none,
+            json!({"cniType": "vlan", "vlan": {"master": ["a"], "vlanMode": "auto", "vlanID": 1}}),
+            INVALID,
+            "spec.vlanConfig",
+            "must not be set",
         ),
         (
-            "rates", &none, json!({"cniType": "sriov", "sriov": {"resourceName": "x", "minTxRateMbps": 2, "maxTxRateMbps": 1}}),
-            INVALID, "spec.sriovConfig", "minTxRateMbps must be less than maxTxRateMbps",
+            "rates",
+            &none,
+            json!({"cniType": "sriov", "sriov": {"resourceName": "x", "minTxRateMbps": 2, "maxTxRateMbps": 1}}),
+            INVALID,
+            "spec.sriovConfig",
+            "minTxRateMbps must be less than maxTxRateMbps",
         ),
         ("resource", &none, json!({"cniType": "sriov", "sriov": {}}), REQUIRED, "spec.sriovConfig", "resourceName"),
-        ("ib resource", &none, json!({"cniType": "ib-sriov", "ibsriov": {}}), REQUIRED, "spec.ibsriovConfig", "resourceName"),
+        (
+            "ib resource",
+            &none,
+            json!({"cniType": "ib-sriov", "ibsriov": {}}),
+            REQUIRED,
+            "spec.ibsriovConfig",
+            "resourceName",
+        ),
         ("ipoib master", &none, json!({"cniType": "ipoib", "ipoib": {}}), REQUIRED, "spec.ipoibConfig", "master"),
-        ("ovs VLAN", &none, json!({"cniType": "ovs", "ovs": {"bridge": "b", "vlan": 4095}}), INVALID, "spec.ovsConfig", "[0,4094]"),
         (
-            "trunk order", &none, json!({"cniType": "ovs", "ovs": {"bridge": "b", "trunk": [{"minID": 2, "maxID": 1}]}}),
-            INVALID, "spec.ovsConfig", "minID is greater than maxID",
+            "ovs VLAN",
+            &none,
+            json!({"cniType": "ovs", "ovs": {"bridge": "b", "vlan": 4095}}),
+            INVALID,
+            "spec.ovsConfig",
+            "[0,4094]",
         ),
         (
-            "trunk half", &none, json!({"cniType": "ovs", "ovs": {"bridge": "b", "trunk": [{"maxID": 1}]}}),
-            INVALID, "spec.ovsConfig", "maxID without minID",
+            "trunk order",
+            &none,
+            json!({"cniType": "ovs", "ovs": {"bridge": "b", "trunk": [{"minID": 2, "maxID": 1}]}}),
+            INVALID,
+            "spec.ovsConfig",
+            "minID is greater than maxID",
         ),
-        ("custom", &none, json!({"cniType": "custom", "customCNI": "{"}), FORBIDDEN, "spec.customCniTypeConfig", "valid JSON"),
-        ("custom with block", &none, json!({"cniType": "custom", "ovs": {"bridge": "b"}}), FORBIDDEN, "spec.cniType", "spec.customCniTypeConfig"),
+        (
+            "trunk half",
+            &none,
+            json!({"cniType": "ovs", "ovs": {"bridge": "b", "trunk": [{"maxID": 1}]}}),
+            INVALID,
+            "spec.ovsConfig",
+            "maxID without minID",
+        ),
+        (
+            "custom",
+            &none,
+            json!({"cniType": "custom", "customCNI": "{"}),
+            FORBIDDEN,
+            "spec.customCniTypeConfig",
+            "valid JSON",
+        ),
+        (
+            "custom with block",
+            &none,
+            json!({"cniType": "custom", "ovs": {"bridge": "b"}}),
+            FORBIDDEN,
+            "spec.cniType",
+            "spec.customCniTypeConfig",
+        ),
         ("rdma resource", &rdma, macvlan(json!({"master": ["a"]})), INVALID, "spec.macvlanConfig", "rdmaResourceName"),
-        ("rdma pools", &rdma, macvlan(json!({"master": ["a"], "rdmaResourceName": "x"})), INVALID, "spec.macvlanConfig", "no ippools"),
-        ("inject pools", &inject, json!({"cniType": "ipoib", "ipoib": {"master": "a"}}), INVALID, "spec.ipoibConfig", "no ippools"),
-        ("inject ovs", &inject, json!({"cniType": "ovs", "ovs": {"bridge": "b"}}), FORBIDDEN, "spec.cniType", "resource injected"),
+        (
+            "rdma pools",
+            &rdma,
+            macvlan(json!({"master": ["a"], "rdmaResourceName": "x"})),
+            INVALID,
+            "spec.macvlanConfig",
+            "no ippools",
+        ),
+        (
+            "inject pools",
+            &inject,
+            json!({"cniType": "ipoib", "ipoib": {"master": "a"}}),
+            INVALID,
+            "spec.ipoibConfig",
+            "no ippools",
+        ),
+        (
+            "inject ovs",
+            &inject,
+            json!({"cniType": "ovs", "ovs": {"bridge": "b"}}),
+            FORBIDDEN,
+            "spec.cniType",
+            "resource injected",
+        ),
         ("inject custom", &rdma, json!({"cniType": "custom"}), FORBIDDEN, "spec.cniType", "resource injected"),
         (
-            "coordinator", &none, json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"]}, "coordinator": {"podMACPrefix": "zz"}}),
-            INVALID, "spec.podMACPrefix", "not a valid MAC prefix",
+            "coordinator",
+            &none,
+            json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"]}, "coordinator": {"podMACPrefix": "zz"}}),
+            INVALID,
+            "spec.podMACPrefix",
+            "not a valid MAC prefix",
         ),
         (
-            "chain", &none, json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"]}, "chainCNIJsonData": ["{\"x\":1}"]}),
-            FORBIDDEN, "spec.chainCNIJsonData", "missing 'type'",
+            "chain",
+            &none,
+            json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"]}, "chainCNIJsonData": ["{\"x\":1}"]}),
+            FORBIDDEN,
+            "spec.chainCNIJsonData",
+            "missing 'type'",
         ),
         ("name", &json!({"multus.spidernet.io/cr-name": "A_b"}), json!({}), INVALID, "metadata.annotations", "A_b"),
-        ("version", &json!({"multus.spidernet.io/cni-version": "0.1.0"}), json!({}), INVALID, "metadata.annotations", "unsupported CNI version 0.1.0"),
+        (
+            "version",
+            &json!({"multus.spidernet.io/cni-version": "0.1.0"}),
+            json!({}),
+            INVALID,
+            "metadata.annotations",
+            "unsupported CNI version 0.1.0",
+        ),
     ];
     for (what, annotations, spec, kind, field, words) in rows {
         let status = refusal(what, network(&world.client, annotations.clone(), spec).await);
@@ -379,7 +566,8 @@ async fn a_networks_name_is_not_changed_and_not_taken_from_another() {
     network(&world.client, name("first"), json!({})).await.unwrap();
     let api = Api::<SpiderMultusConfig>::namespaced(world.client.clone(), "default");
     let annotate = async |annotations: Value| {
-        api.patch("net", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"annotations": annotations}}))).await
+        api.patch("net", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"annotations": annotations}})))
+            .await
     };
     let status = refusal("changed", annotate(name("second")).await);
     assert_invalid("changed", &status, INVALID, "metadata.annotations", "from 'first' to 'second'");
@@ -400,7 +588,8 @@ async fn the_guides_objects_are_accepted() {
     let world = World::start().await;
     let scenario = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios/alicloud");
     let mut accepted = 0;
-    for file in ["10-multus-configs.yaml", "20-ippools.yaml", "dual-stack/20-ippools-v6.yaml", "extra/burst-pool.yaml"] {
+    for file in ["10-multus-configs.yaml", "20-ippools.yaml", "dual-stack/20-ippools-v6.yaml", "extra/burst-pool.yaml"]
+    {
         let text = std::fs::read_to_string(format!("{scenario}/{file}")).unwrap();
         for document in text.split("\n---\n") {
             let value: Value = serde_saphyr::from_str(document).unwrap();
@@ -410,7 +599,10 @@ async fn the_guides_objects_are_accepted() {
                 "SpiderMultusConfig" => {
                     let config: SpiderMultusConfig = object(&name, value);
                     let namespace = config.namespace().unwrap();
-                    Api::namespaced(world.client.clone(), &namespace).create(&PostParams::default(), &config).await.unwrap();
+                    Api::namespaced(world.client.clone(), &namespace)
+                        .create(&PostParams::default(), &config)
+                        .await
+                        .unwrap();
                 }
                 other => panic!("{file}: {other}"),
             }
@@ -426,11 +618,17 @@ async fn the_webhook_configuration_is_upstreams_with_our_url() {
     let world = World::start().await;
     let api = Api::<kube::api::DynamicObject>::all_with(
         world.client.clone(),
-        &kube::api::ApiResource::erase::<k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration>(&()),
+        &kube::api::ApiResource::erase::<k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration>(
+            &(),
+        ),
     );
     let configuration = api.get("spiderpool-controller").await.unwrap();
-    let names: Vec<&str> =
-        configuration.data["webhooks"].as_array().unwrap().iter().map(|webhook| webhook["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = configuration.data["webhooks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|webhook| webhook["name"].as_str().unwrap())
+        .collect();
     let kinds = ["spidersubnet", "spiderippool", "spiderreservedip", "spidercoordinator", "spidermultusconfig"];
     assert_eq!(names, kinds.map(|kind| format!("{kind}.spiderpool.spidernet.io")));
     for webhook in configuration.data["webhooks"].as_array().unwrap() {

@@ -61,7 +61,10 @@ fn every_type_of_network_is_written_as_upstream_writes_it() {
         ),
         (
             json!({"cniType": "vlan", "vlan": {"master": ["eth0"], "vlanMode": "auto", "mtu": 1400}}),
-            vec![r#"{"type":"vlan","master":"eth0","vlanMode":"auto","mtu":1400,"ipam":{"type":"spiderpool"}}"#, COORDINATOR],
+            vec![
+                r#"{"type":"vlan","master":"eth0","vlanMode":"auto","mtu":1400,"ipam":{"type":"spiderpool"}}"#,
+                COORDINATOR,
+            ],
         ),
         (
             json!({"cniType": "vlan", "vlan": {"master": ["eth0", "eth1"], "bond": {"name": "b", "mode": 0, "options": "miimon=100"}, "vlanID": 7}}),
@@ -88,7 +91,10 @@ fn every_type_of_network_is_written_as_upstream_writes_it() {
                 COORDINATOR,
             ],
         ),
-        (json!({"cniType": "ipoib", "ipoib": {"master": "ib0"}}), vec![r#"{"type":"ipoib","master":"ib0","ipam":{"type":"spiderpool"}}"#, COORDINATOR]),
+        (
+            json!({"cniType": "ipoib", "ipoib": {"master": "ib0"}}),
+            vec![r#"{"type":"ipoib","master":"ib0","ipam":{"type":"spiderpool"}}"#, COORDINATOR],
+        ),
         (
             json!({"cniType": "ovs", "disableIPAM": true, "ovs": {"bridge": "br1", "trunk": [{"minID": 5, "maxID": 10}, {"id": 3}]}}),
             vec![r#"{"vlan":0,"type":"ovs","bridge":"br1","trunk":[{"minID":5,"maxID":10},{"id":3}]}"#, COORDINATOR],
@@ -146,7 +152,10 @@ fn annotations_name_the_definition_its_version_and_its_network() {
         "multus.spidernet.io/cr-name": "other", "multus.spidernet.io/cni-version": "1.0.0",
         "cni.spidernet.io/cniconfig-name": "wire", "example.com/x": "y",
     });
-    let config = admitted(annotations, json!({"cniType": "sriov", "sriov": {"resourceName": "x/vf"}, "enableCoordinator": false}));
+    let config = admitted(
+        annotations,
+        json!({"cniType": "sriov", "sriov": {"resourceName": "x/vf"}, "enableCoordinator": false}),
+    );
     let definition = network::definition(&config).unwrap();
     assert_eq!(definition.metadata.name.as_deref(), Some("other"));
     let text = definition.spec.config.unwrap();
@@ -176,13 +185,20 @@ fn a_config_that_no_webhook_has_touched_is_an_error_or_a_network_never_a_panic()
     };
     let error = |spec| network::definition(&raw(spec)).unwrap_err().to_string();
     assert_eq!(error(json!({"cniType": "macvlan"})), "spec.macvlan is required for cniType macvlan");
-    assert_eq!(error(json!({"cniType": "ipvlan", "ipvlan": {}})), "spec.ipvlan.master: at least one interface is needed");
-    assert_eq!(error(json!({"cniType": "ipvlan", "ipvlan": {"master": ["a", "b"]}})), "spec.ipvlan.master: several interfaces need bond");
+    assert_eq!(
+        error(json!({"cniType": "ipvlan", "ipvlan": {}})),
+        "spec.ipvlan.master: at least one interface is needed"
+    );
+    assert_eq!(
+        error(json!({"cniType": "ipvlan", "ipvlan": {"master": ["a", "b"]}})),
+        "spec.ipvlan.master: several interfaces need bond"
+    );
     assert_eq!(error(json!({"cniType": "custom", "customCNI": "{"})), "spec.customCNI: invalid JSON");
     let chain = json!({"cniType": "ipoib", "ipoib": {"master": "ib0"}, "chainCNIJsonData": ["{}", "x"]});
     assert_eq!(error(chain), "spec.chainCNIJsonData[1]: invalid JSON");
     let bare = network::definition(&raw(json!({"cniType": "ipvlan", "ipvlan": {"master": ["eth0"]}}))).unwrap();
-    let expected = list(&[r#"{"type":"ipvlan","master":"eth0","ipam":{"type":"spiderpool"}}"#, r#"{"type":"coordinator"}"#]);
+    let expected =
+        list(&[r#"{"type":"ipvlan","master":"eth0","ipam":{"type":"spiderpool"}}"#, r#"{"type":"coordinator"}"#]);
     assert_eq!(bare.spec.config, Some(expected));
 }
 

@@ -62,10 +62,14 @@ async fn a_network_follows_its_config_and_is_put_right() {
     assert_eq!(made.annotations()["example.com/a"], "1");
 
     // Edited: the config comes back, foreign annotations stay.
-    let edit = json!({"metadata": {"annotations": {"example.com/a": "2", "other.io/b": "3"}}, "spec": {"config": "{}"}});
+    let edit =
+        json!({"metadata": {"annotations": {"example.com/a": "2", "other.io/b": "3"}}, "spec": {"config": "{}"}});
     merge(&definitions(client), "net", edit).await;
     let righted = definition_with(client, "net", IPVLAN).await;
-    assert_eq!((righted.annotations()["example.com/a"].as_str(), righted.annotations()["other.io/b"].as_str()), ("1", "3"));
+    assert_eq!(
+        (righted.annotations()["example.com/a"].as_str(), righted.annotations()["other.io/b"].as_str()),
+        ("1", "3")
+    );
 
     // Deleted: it comes back.
     definitions(client).delete("net", &DeleteParams::default()).await.unwrap();
@@ -81,7 +85,8 @@ async fn a_network_follows_its_config_and_is_put_right() {
 
     // The config goes, and the definition with it.
     configs(client).delete("net", &DeleteParams::default()).await.unwrap();
-    eventually("no definition", || async { definitions(client).get_opt("net").await.unwrap().is_none().then_some(()) }).await;
+    eventually("no definition", || async { definitions(client).get_opt("net").await.unwrap().is_none().then_some(()) })
+        .await;
     world.end().await;
 }
 
@@ -89,14 +94,20 @@ async fn a_network_follows_its_config_and_is_put_right() {
 async fn a_network_without_owner_is_taken_over_and_one_of_another_controller_is_not() {
     let world = World::start().await;
     let client = &world.client;
-    let free = json!({"metadata": {"annotations": {"k8s.v1.cni.cncf.io/resourceName": "old/vf"}}, "spec": {"config": "{}"}});
+    let free =
+        json!({"metadata": {"annotations": {"k8s.v1.cni.cncf.io/resourceName": "old/vf"}}, "spec": {"config": "{}"}});
     create_in::<NetworkAttachmentDefinition>(client, "default", "net", free).await.unwrap();
     create_in::<SpiderMultusConfig>(client, "default", "net", json!({"spec": ipvlan()})).await.unwrap();
     let taken = definition_with(client, "net", IPVLAN).await;
-    assert_eq!(taken.annotations().get("k8s.v1.cni.cncf.io/resourceName"), None, "a resource that the network does not have");
+    assert_eq!(
+        taken.annotations().get("k8s.v1.cni.cncf.io/resourceName"),
+        None,
+        "a resource that the network does not have"
+    );
 
     let owner = create_in::<ConfigMap>(client, "default", "owner", json!({})).await.unwrap();
-    let reference = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.uid(), "controller": true}]);
+    let reference =
+        json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.uid(), "controller": true}]);
     let foreign = json!({"metadata": {"ownerReferences": reference}, "spec": {"config": "{}"}});
     create_in::<NetworkAttachmentDefinition>(client, "default", "theirs", foreign).await.unwrap();
     create_in::<SpiderMultusConfig>(client, "default", "theirs", json!({"spec": ipvlan()})).await.unwrap();
@@ -303,7 +314,8 @@ async fn a_deleted_pool_stays_until_its_last_address_is_released() {
 
 fn endpoint(name: &str, node: &str) -> SpiderEndpoint {
     let current = PodIPAllocation { uid: format!("uid-{name}"), node: node.to_owned(), ips: vec![] };
-    let status = SpiderEndpointStatus { current, owner_controller_type: "Pod".into(), owner_controller_name: name.into() };
+    let status =
+        SpiderEndpointStatus { current, owner_controller_type: "Pod".into(), owner_controller_name: name.into() };
     let mut endpoint = SpiderEndpoint::new("default", name, status);
     endpoint.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     endpoint
@@ -346,19 +358,25 @@ async fn what_a_node_that_is_gone_held_is_released_and_nothing_else() {
     Api::<Node>::all(client.clone()).delete("node-a", &DeleteParams::default()).await.unwrap();
     let ips = Api::<SpiderIP>::all(client.clone());
     let names = async || -> Vec<String> {
-        let mut names: Vec<_> = ips.list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect();
+        let mut names: Vec<_> =
+            ips.list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect();
         names.sort();
         names
     };
-    eventually("the addresses of the gone released", || async { (names().await == ["10.9.0.11", "10.9.0.13"]).then_some(()) }).await;
-    eventually("its endpoint gone", || async { endpoints.get_opt("gone").await.unwrap().is_none().then_some(()) }).await;
+    eventually("the addresses of the gone released", || async {
+        (names().await == ["10.9.0.11", "10.9.0.13"]).then_some(())
+    })
+    .await;
+    eventually("its endpoint gone", || async { endpoints.get_opt("gone").await.unwrap().is_none().then_some(()) })
+        .await;
     assert!(endpoints.get_opt("gone-too").await.unwrap().is_some());
     assert_eq!((metrics.released.get(), metrics.failed.get()), (3, 0));
 
     // Kubernetes collects the pod: now its address goes too.
     let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
     pods.delete("alive", &at_once).await.unwrap();
-    eventually("the last address of node-a released", || async { (names().await == ["10.9.0.13"]).then_some(()) }).await;
+    eventually("the last address of node-a released", || async { (names().await == ["10.9.0.13"]).then_some(()) })
+        .await;
     stop.cancel();
     running.await.unwrap().unwrap();
 }

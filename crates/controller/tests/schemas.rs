@@ -53,7 +53,8 @@ async fn an_address_in_use_has_exactly_one_holder() {
         other => panic!("an address was given twice: {other:?}"),
     }
     let api = Api::<SpiderIP>::all(client.clone());
-    let moved = api.patch("10.9.0.1", &PatchParams::default(), &Patch::Merge(json!({"spec": {"address": "10.9.0.2"}}))).await;
+    let moved =
+        api.patch("10.9.0.1", &PatchParams::default(), &Patch::Merge(json!({"spec": {"address": "10.9.0.2"}}))).await;
     assert!(moved.unwrap_err().to_string().contains("address is immutable"));
     let held_by_node = json!({"pod": null, "node": node, "state": "Held", "address": "10.9.0.3"});
     sip(&client, "10.9.0.3", held(held_by_node)).await.unwrap();
@@ -63,11 +64,17 @@ async fn an_address_in_use_has_exactly_one_holder() {
 async fn a_claim_is_written_and_read_unchanged() {
     let (client, _server) = api_server().await;
     let pod = PodHolder {
-        namespace: "ns".into(), name: "web-0".into(), uid: "u".into(), container_id: Some("c".into()), interface: "eth0".into(), node: "n".repeat(70),
+        namespace: "ns".into(),
+        name: "web-0".into(),
+        uid: "u".into(),
+        container_id: Some("c".into()),
+        interface: "eth0".into(),
+        node: "n".repeat(70),
     };
     let address = "fd00::b".parse().unwrap();
     let since = serde_json::from_value(json!("2026-01-02T03:04:05Z")).unwrap();
-    let claim = SpiderIP::claim(&ipam::address_name(address), address, "p", IpState::Allocated, Holder::Pod(pod), since);
+    let claim =
+        SpiderIP::claim(&ipam::address_name(address), address, "p", IpState::Allocated, Holder::Pod(pod), since);
     let stored = Api::all(client.clone()).create(&Default::default(), &claim).await.unwrap();
     assert_eq!(stored.spec, claim.spec);
     assert_eq!(stored.metadata.name.as_deref(), Some("fd00-0000-0000-0000-0000-0000-0000-000b"));
@@ -93,11 +100,18 @@ async fn schemas_fill_in_upstreams_defaults_and_drop_what_they_do_not_know() {
     }});
     let config: SpiderMultusConfig = create_in(&client, "default", "d", blocks).await.unwrap();
     let spec = serde_json::to_value(config.spec).unwrap();
-    let coordinator = json!({"mode": "auto", "tunePodRoutes": true, "hostRuleTable": 500, "podRPFilter": 0, "txQueueLen": 0});
+    let coordinator =
+        json!({"mode": "auto", "tunePodRoutes": true, "hostRuleTable": 500, "podRPFilter": 0, "txQueueLen": 0});
     assert_eq!(spec["coordinator"], coordinator);
-    assert_eq!(spec["ibsriov"], json!({"resourceName": "x", "linkState": "enable", "rdmaIsolation": true, "enableIbKubernetes": false}));
+    assert_eq!(
+        spec["ibsriov"],
+        json!({"resourceName": "x", "linkState": "enable", "rdmaIsolation": true, "enableIbKubernetes": false})
+    );
     assert_eq!(spec["vlan"], json!({"master": ["a"], "vlanMode": "manual", "mtu": 0}));
-    assert_eq!((&spec["sriov"], &spec["macvlan"]), (&json!({"mtu": 0, "rdmaIsolation": false}), &json!({"master": [], "mtu": 0})));
+    assert_eq!(
+        (&spec["sriov"], &spec["macvlan"]),
+        (&json!({"mtu": 0, "rdmaIsolation": false}), &json!({"master": [], "mtu": 0}))
+    );
 
     let endpoint = json!({"metadata": {"namespace": "default"}, "status": {
         "ownerControllerType": "Pod", "ownerControllerName": "e",
@@ -105,5 +119,9 @@ async fn schemas_fill_in_upstreams_defaults_and_drop_what_they_do_not_know() {
     }});
     let stored: k8s_api::SpiderEndpoint = create_in(&client, "default", "e", endpoint).await.unwrap();
     let first = &stored.status.unwrap().current.ips[0];
-    assert_eq!((first.vlan, first.ipv4.as_deref()), (Some(0), Some("10.9.0.1/24")), "status is stored through the main resource");
+    assert_eq!(
+        (first.vlan, first.ipv4.as_deref()),
+        (Some(0), Some("10.9.0.1/24")),
+        "status is stored through the main resource"
+    );
 }

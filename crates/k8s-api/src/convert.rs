@@ -31,7 +31,8 @@ impl TryFrom<&SpiderIPPool> for Pool {
         let name = pool.metadata.name.clone().unwrap_or_default();
         let spec = &pool.spec;
         let wrong = |field, problem: String| PoolError { pool: name.clone(), field, problem };
-        let subnet: IpNet = spec.subnet.parse().map_err(|_| wrong("subnet", format!("'{}' is not a CIDR", spec.subnet)))?;
+        let subnet: IpNet =
+            spec.subnet.parse().map_err(|_| wrong("subnet", format!("'{}' is not a CIDR", spec.subnet)))?;
         let family = Family::of(subnet.addr());
         if let Some(version) = spec.ip_version
             && Family::from_version(version) != Some(family)
@@ -44,7 +45,10 @@ impl TryFrom<&SpiderIPPool> for Pool {
         let addresses = ranges("ips", &spec.ips)?.difference(&ranges("excludeIPs", &spec.exclude_ips)?);
         let gateway = match spec.gateway.as_deref() {
             None | Some("") => None,
-            Some(text) => Some(gateway(text, family).ok_or_else(|| wrong("gateway", format!("'{text}' is not an {family} address")))?),
+            Some(text) => Some(
+                gateway(text, family)
+                    .ok_or_else(|| wrong("gateway", format!("'{text}' is not an {family} address")))?,
+            ),
         };
         Ok(Self {
             family,
@@ -164,12 +168,18 @@ mod tests {
     fn what_does_not_parse_is_named() {
         for (spec, expected) in [
             (serde_json::json!({}), "SpiderIPPool p: spec.subnet: '' is not a CIDR"),
-            (serde_json::json!({"subnet": "10.1.0.0/24", "ipVersion": 6}), "SpiderIPPool p: spec.ipVersion: 6 is not the version of subnet 10.1.0.0/24"),
+            (
+                serde_json::json!({"subnet": "10.1.0.0/24", "ipVersion": 6}),
+                "SpiderIPPool p: spec.ipVersion: 6 is not the version of subnet 10.1.0.0/24",
+            ),
             (
                 serde_json::json!({"subnet": "10.1.0.0/24", "ips": ["10.1.0.9-10.1.0.5"]}),
                 "SpiderIPPool p: spec.ips: invalid IP range format '10.1.0.9-10.1.0.5': the first address is greater than the last one",
             ),
-            (serde_json::json!({"subnet": "10.1.0.0/24", "gateway": "fd00::1"}), "SpiderIPPool p: spec.gateway: 'fd00::1' is not an IPv4 address"),
+            (
+                serde_json::json!({"subnet": "10.1.0.0/24", "gateway": "fd00::1"}),
+                "SpiderIPPool p: spec.gateway: 'fd00::1' is not an IPv4 address",
+            ),
         ] {
             assert_eq!(Pool::try_from(&pool(spec.clone())).unwrap_err().to_string(), expected, "{spec}");
         }

@@ -74,7 +74,11 @@ impl Names {
         self
     }
 
-    fn definition<K: Resource<DynamicType = ()>>(self, description: &str, parts: &[(&str, Value)]) -> CustomResourceDefinition {
+    fn definition<K: Resource<DynamicType = ()>>(
+        self,
+        description: &str,
+        parts: &[(&str, Value)],
+    ) -> CustomResourceDefinition {
         let (group, plural) = (K::group(&()).into_owned(), K::plural(&()).into_owned());
         let kind = K::kind(&()).into_owned();
         let list = |items: &[&str]| (!items.is_empty()).then(|| items.iter().map(|item| (*item).to_owned()).collect());
@@ -153,7 +157,10 @@ impl CustomResource for SpiderIPPool {
             ])
             .definition::<Self>(
                 "SpiderIPPool is the Schema for the spiderippools API.",
-                &[("spec", schema::of::<pool::SpiderIPPoolSpec>()), ("status", schema::of::<pool::SpiderIPPoolStatus>())],
+                &[
+                    ("spec", schema::of::<pool::SpiderIPPoolSpec>()),
+                    ("status", schema::of::<pool::SpiderIPPoolStatus>()),
+                ],
             )
     }
 }
@@ -169,7 +176,10 @@ impl CustomResource for SpiderSubnet {
             ])
             .definition::<Self>(
                 "SpiderSubnet is the Schema for the spidersubnets API.",
-                &[("spec", schema::of::<subnet::SpiderSubnetSpec>()), ("status", schema::of::<subnet::SpiderSubnetStatus>())],
+                &[
+                    ("spec", schema::of::<subnet::SpiderSubnetSpec>()),
+                    ("status", schema::of::<subnet::SpiderSubnetStatus>()),
+                ],
             )
     }
 }

@@ -19,8 +19,14 @@ impl SpiderIP {
     /// A claim of `address` out of `pool`, named and labelled as every reader expects it.
     pub fn claim(name: &str, address: IpAddr, pool: &str, state: IpState, holder: Holder, since: Time) -> Self {
         let node = holder.node().map(labels::value);
-        let spec =
-            SpiderIPSpec { address: address.to_string(), pool: pool.to_owned(), state, holder, mac: None, since: Some(since) };
+        let spec = SpiderIPSpec {
+            address: address.to_string(),
+            pool: pool.to_owned(),
+            state,
+            holder,
+            mac: None,
+            since: Some(since),
+        };
         let mut ip = Self::new(name, spec);
         let labels = ip.metadata.labels.get_or_insert_default();
         labels.insert(labels::IP_POOL.to_owned(), labels::value(pool));
@@ -204,7 +210,14 @@ impl From<Stored> for SpiderIPSpec {
             (None, Some(node)) => Holder::Node(node),
             (None, None) => Holder::Other,
         };
-        Self { address: stored.address, pool: stored.pool, state: stored.state, holder, mac: stored.mac, since: stored.since }
+        Self {
+            address: stored.address,
+            pool: stored.pool,
+            state: stored.state,
+            holder,
+            mac: stored.mac,
+            since: stored.since,
+        }
     }
 }
 

@@ -17,7 +17,12 @@ impl Kind for Pools {
         let spec = PoolSpec::from(&pool.spec);
         let mutation = rules::mutate_pool(&spec, pool.labels(), pool.finalizers(), false, None);
         for warning in &mutation.warnings {
-            tracing::info!(pool = pool.name_any(), field = warning.field, text = warning.text, "left for validation to refuse");
+            tracing::info!(
+                pool = pool.name_any(),
+                field = warning.field,
+                text = warning.text,
+                "left for validation to refuse"
+            );
         }
         if mutation.add_finalizer {
             pool.finalizers_mut().push(rules::FINALIZER.to_owned());

@@ -15,7 +15,12 @@ impl Kind for ReservedIPs {
     fn mutate(&self, reserved: &mut SpiderReservedIP) {
         let mutation = rules::mutate_reserved(&ReservedSpec::from(&reserved.spec), false);
         for warning in &mutation.warnings {
-            tracing::info!(name = reserved.name_any(), field = warning.field, text = warning.text, "left for validation to refuse");
+            tracing::info!(
+                name = reserved.name_any(),
+                field = warning.field,
+                text = warning.text,
+                "left for validation to refuse"
+            );
         }
         reserved.spec.ip_version = mutation.ip_version.or(reserved.spec.ip_version);
         if let Some(ips) = mutation.ips {

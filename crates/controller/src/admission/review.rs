@@ -154,9 +154,9 @@ impl Answer {
         let mut details = json!({"name": name, "group": request.kind.group, "kind": request.resource.resource});
         let (code, reason, message) = match refusal {
             Refusal::Invalid(errors) => {
-                let causes = errors.iter().map(|error| {
-                    json!({"reason": error.kind.reason(), "message": error.cause(), "field": error.field})
-                });
+                let causes = errors.iter().map(
+                    |error| json!({"reason": error.kind.reason(), "message": error.cause(), "field": error.field}),
+                );
                 details["kind"] = request.kind.kind.clone().into();
                 details["causes"] = causes.collect();
                 let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -183,7 +183,8 @@ impl Answer {
     }
 
     fn status(code: u16, reason: &str, message: &str, details: Option<Value>) -> Self {
-        let mut status = json!({"status": "Failure", "code": code, "reason": reason, "message": message, "metadata": {}});
+        let mut status =
+            json!({"status": "Failure", "code": code, "reason": reason, "message": message, "metadata": {}});
         if let Some(details) = details {
             status["details"] = details;
         }

@@ -23,6 +23,7 @@ impl Kind for Subnets {
 }
 
 fn refusal() -> Denied {
-    let text = "the SpiderSubnet feature is not available in this version; create SpiderIPPools for the addresses instead";
+    let text =
+        "the SpiderSubnet feature is not available in this version; create SpiderIPPools for the addresses instead";
     Refusal::Forbidden(text.to_owned()).into()
 }

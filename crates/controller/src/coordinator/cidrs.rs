@@ -116,12 +116,15 @@ mod tests {
         let cidrs = of_kubeadm(&data(&[("ClusterConfiguration", text), ("ClusterStatus", "apiEndpoints: {}\n")]));
         assert_eq!(cidrs.pods, ["10.233.64.0/18", "fd00:10:233:64::/60"]);
         assert_eq!(cidrs.services, ["10.233.0.0/18", "fd00:10:233::/116"]);
-        assert!(of_kubeadm(&data(&[("ClusterConfiguration", "networking:\n  serviceSubnet: 10.0.0.0/16\n")])).incomplete());
+        assert!(
+            of_kubeadm(&data(&[("ClusterConfiguration", "networking:\n  serviceSubnet: 10.0.0.0/16\n")])).incomplete()
+        );
     }
 
     #[test]
     fn a_command_line_tells_both() {
-        let line = ["kube-controller-manager", "--cluster-cidr=10.1.0.0/16,x", "--service-cluster-ip-range=10.2.0.0/16"];
+        let line =
+            ["kube-controller-manager", "--cluster-cidr=10.1.0.0/16,x", "--service-cluster-ip-range=10.2.0.0/16"];
         let cidrs = of_controller_manager(line.into_iter());
         assert_eq!((cidrs.pods, cidrs.services), (vec!["10.1.0.0/16".to_owned()], vec!["10.2.0.0/16".to_owned()]));
     }
@@ -136,7 +139,11 @@ mod tests {
 
     #[test]
     fn cilium_modes() {
-        let pool = [("ipam", "cluster-pool"), ("cluster-pool-ipv4-cidr", "10.3.0.0/16 10.4.0.0/16"), ("cluster-pool-ipv6-cidr", "fd00::/56")];
+        let pool = [
+            ("ipam", "cluster-pool"),
+            ("cluster-pool-ipv4-cidr", "10.3.0.0/16 10.4.0.0/16"),
+            ("cluster-pool-ipv6-cidr", "fd00::/56"),
+        ];
         let expected = ["10.3.0.0/16", "10.4.0.0/16", "fd00::/56"].map(str::to_owned);
         assert_eq!(of_cilium(&data(&pool)), Cilium::Given(expected.to_vec()));
         assert_eq!(of_cilium(&data(&[("ipam", "kubernetes")])), Cilium::Kubernetes);

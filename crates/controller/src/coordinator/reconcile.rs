@@ -4,7 +4,11 @@
 //! Cilium's pools. What a type does not need is not read. A source that fails makes the status NotReady with a reason that
 //! says what to do, and is tried again; agents refuse coordinator plugins until the status is Synced.
 
-use std::{path::Path, sync::{Arc, Mutex, PoisonError}, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use daemon::{Chain, Stop};
 use futures::StreamExt as _;
@@ -139,7 +143,8 @@ async fn reconcile(coordinator: Arc<SpiderCoordinator>, context: Arc<Context>) -
     let status = match outcome {
         Ok(cidrs) => SpiderCoordinatorStatus {
             phase: SpiderCoordinatorStatus::SYNCED.to_owned(),
-            reason: None,
+            // Only possible with type none, which is for clusters that tell no CIDRs.
+            reason: cidrs.services.is_empty().then(|| unknown("service").to_string()),
             overlay_pod_cidr: Some(cidrs.pods),
             service_cidr: Some(cidrs.services),
         },
@@ -199,19 +204,16 @@ async fn find(coordinator: &SpiderCoordinator, context: &Context) -> Result<Cidr
     let kind = match coordinator.spec.pod_cidr_type {
         Some(PodCidrType::Auto) => cidrs::type_of_network(default_network(&context.settings.cni_dir).await?.as_deref()),
         Some(kind) => kind,
-        None => return Err(NotReady::Unknown("spec.podCIDRType is not set; set it to auto, cluster, calico, cilium or none".to_owned())),
+        None => {
+            return Err(NotReady::Unknown(
+                "spec.podCIDRType is not set; set it to auto, cluster, calico, cilium or none".to_owned(),
+            ));
+        }
     };
     let cluster = of_cluster(&context.client).await?;
     let services = match service_cidrs(&context.client).await? {
         Some(services) => services,
         None => cluster.services.clone(),
-    };
-    let unknown = |what: &str| {
-        NotReady::Unknown(format!(
-            "the cluster's {what} CIDRs are not known: ConfigMap kube-system/kubeadm-config and Pods labelled \
-             component=kube-controller-manager do not tell them; create the ConfigMap with podSubnet and serviceSubnet, or set \
-             spec.podCIDRType to none"
-        ))
     };
     let missing = match kind {
         PodCidrType::None => None,
@@ -233,6 +235,14 @@ async fn find(coordinator: &SpiderCoordinator, context: &Context) -> Result<Cidr
     Ok(Cidrs { pods, services })
 }
 
+fn unknown(what: &str) -> NotReady {
+    NotReady::Unknown(format!(
+        "the cluster's {what} CIDRs are not known: ConfigMap kube-system/kubeadm-config and Pods labelled \
+         component=kube-controller-manager do not tell them; create the ConfigMap with podSubnet and serviceSubnet; \
+         spec.podCIDRType none does without"
+    ))
+}
+
 /// What kubeadm says, completed by what kube-controller-manager was started with.
 async fn of_cluster(client: &Client) -> Result<Cidrs, NotReady> {
     let unreadable = |what: &str| {
@@ -246,7 +256,10 @@ async fn of_cluster(client: &Client) -> Result<Cidrs, NotReady> {
         return Ok(found);
     }
     let managers = ListParams::default().labels("component=kube-controller-manager").limit(1);
-    let pods = Api::<Pod>::all(client.clone()).list(&managers).await.map_err(unreadable("the kube-controller-manager Pods"))?;
+    let pods = Api::<Pod>::all(client.clone())
+        .list(&managers)
+        .await
+        .map_err(unreadable("the kube-controller-manager Pods"))?;
     let containers = pods.items.iter().filter_map(|pod| pod.spec.as_ref()).flat_map(|spec| &spec.containers);
     let words = containers.flat_map(|container| container.command.iter().chain(&container.args).flatten());
     Ok(found.or(cidrs::of_controller_manager(words.map(String::as_str))))
@@ -255,7 +268,9 @@ async fn of_cluster(client: &Client) -> Result<Cidrs, NotReady> {
 /// The CIDRs of ServiceCIDR objects; `None` where the API has no such kind, or none of them.
 async fn service_cidrs(client: &Client) -> Result<Option<Vec<String>>, NotReady> {
     for version in ["v1", "v1beta1", "v1alpha1"] {
-        let Some(objects) = foreign(client, "networking.k8s.io", version, "ServiceCIDR", "servicecidrs").await? else { continue };
+        let Some(objects) = foreign(client, "networking.k8s.io", version, "ServiceCIDR", "servicecidrs").await? else {
+            continue;
+        };
         let cidrs = objects.iter().flat_map(|object| object.data["spec"]["cidrs"].as_array().into_iter().flatten());
         let cidrs: Vec<String> = cidrs.filter_map(|cidr| cidr.as_str().map(str::to_owned)).collect();
         return Ok(Some(cidrs).filter(|cidrs| !cidrs.is_empty()));
@@ -266,13 +281,19 @@ async fn service_cidrs(client: &Client) -> Result<Option<Vec<String>>, NotReady>
 async fn calico(client: &Client) -> Result<Vec<String>, NotReady> {
     let pools = foreign(client, "crd.projectcalico.org", "v1", "IPPool", "ippools").await?;
     let Some(pools) = pools else {
-        return Err(NotReady::Unknown("Calico's IPPools are not there: install Calico, or choose another spec.podCIDRType".to_owned()));
+        return Err(NotReady::Unknown(
+            "Calico's IPPools are not there: install Calico, or choose another spec.podCIDRType".to_owned(),
+        ));
     };
     let enabled = pools.iter().filter(|pool| pool.data["spec"]["disabled"] != json!(true));
     Ok(enabled.filter_map(|pool| pool.data["spec"]["cidr"].as_str().map(str::to_owned)).collect())
 }
 
-async fn cilium(coordinator: &SpiderCoordinator, context: &Context, of_cluster: Vec<String>) -> Result<Vec<String>, NotReady> {
+async fn cilium(
+    coordinator: &SpiderCoordinator,
+    context: &Context,
+    of_cluster: Vec<String>,
+) -> Result<Vec<String>, NotReady> {
     let (namespace, name) = &context.settings.cilium_config;
     let what = format!("ConfigMap {namespace}/{name}");
     let maps = Api::<ConfigMap>::namespaced(context.client.clone(), namespace);
@@ -286,17 +307,29 @@ async fn cilium(coordinator: &SpiderCoordinator, context: &Context, of_cluster: 
         Cilium::Given(cidrs) => Ok(cidrs),
         Cilium::Kubernetes => Ok(of_cluster),
         Cilium::Pools => {
-            let pools = foreign(&context.client, "cilium.io", "v2alpha1", "CiliumPodIPPool", "ciliumpodippools").await?;
-            let lists = pools.iter().flatten().flat_map(|pool| ["ipv4", "ipv6"].map(|family| pool.data["spec"][family]["cidrs"].clone()));
+            let pools =
+                foreign(&context.client, "cilium.io", "v2alpha1", "CiliumPodIPPool", "ciliumpodippools").await?;
+            let lists = pools
+                .iter()
+                .flatten()
+                .flat_map(|pool| ["ipv4", "ipv6"].map(|family| pool.data["spec"][family]["cidrs"].clone()));
             let texts = lists.flat_map(|list| list.as_array().cloned().unwrap_or_default());
             Ok(texts.filter_map(|cidr| cidr.as_str().map(str::to_owned)).collect())
         }
-        Cilium::Unknown(mode) => Err(NotReady::Unknown(format!("{what} names IPAM mode '{mode}', whose pod CIDRs are not known"))),
+        Cilium::Unknown(mode) => {
+            Err(NotReady::Unknown(format!("{what} names IPAM mode '{mode}', whose pod CIDRs are not known")))
+        }
     }
 }
 
 /// The living objects of a kind we have no type for, oldest first; `None` where the API does not know the kind.
-async fn foreign(client: &Client, group: &str, version: &str, kind: &str, plural: &str) -> Result<Option<Vec<DynamicObject>>, NotReady> {
+async fn foreign(
+    client: &Client,
+    group: &str,
+    version: &str,
+    kind: &str,
+    plural: &str,
+) -> Result<Option<Vec<DynamicObject>>, NotReady> {
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
     let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
     match api.list(&ListParams::default()).await {

@@ -87,11 +87,7 @@ fn bond(bond: &mut Option<BondConfig>) {
 }
 
 fn pools(pools: &mut Option<DefaultPools>, match_master_subnet: Option<bool>) {
-    pools.get_or_insert_with(|| DefaultPools {
-        ipv4: Some(Vec::new()),
-        ipv6: Some(Vec::new()),
-        match_master_subnet,
-    });
+    pools.get_or_insert_with(|| DefaultPools { ipv4: Some(Vec::new()), ipv6: Some(Vec::new()), match_master_subnet });
 }
 
 fn coordinator(block: &mut Option<CoordinatorSpec>) {

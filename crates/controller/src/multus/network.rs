@@ -8,8 +8,7 @@
 use std::collections::BTreeMap;
 
 use k8s_api::{
-    CoordinatorSpec, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, Route, SpiderMultusConfig,
-    labels,
+    CoordinatorSpec, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, Route, SpiderMultusConfig, labels,
     multus::{
         BondConfig, CniType, DefaultPools, IbSriovConfig, IpoibConfig, MacvlanConfig, OvsConfig, SriovConfig, Trunk,
         VlanConfig, VlanMode,

@@ -99,7 +99,10 @@ async fn reconcile(config: Arc<SpiderMultusConfig>, context: Arc<Context>) -> Re
         Err(error) => {
             tracing::warn!(config = title(config.as_ref()), error = %Chain(&error), "network not written");
             if let Some(advice) = advice(&error) {
-                context.events.warning(config.as_ref(), "NetworkNotWritten", format!("{}; {advice}", Chain(&error))).await;
+                context
+                    .events
+                    .warning(config.as_ref(), "NetworkNotWritten", format!("{}; {advice}", Chain(&error)))
+                    .await;
             }
             Err(error)
         }
@@ -110,7 +113,9 @@ async fn reconcile(config: Arc<SpiderMultusConfig>, context: Arc<Context>) -> Re
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
         Error::Network { .. } => Some("correct the spec"),
-        Error::Foreign { .. } => Some("rename one of the two, or choose another name by annotation multus.spidernet.io/cr-name before creating it"),
+        Error::Foreign { .. } => Some(
+            "rename one of the two, or choose another name by annotation multus.spidernet.io/cr-name before creating it",
+        ),
         Error::Terminating(_) | Error::Api { .. } => None,
     }
 }
@@ -154,7 +159,9 @@ async fn ensure(config: &SpiderMultusConfig, context: &Context) -> Result<(), Er
             ..DeleteParams::default()
         };
         match api.delete(&stray_name, &precise).await {
-            Ok(_) => tracing::info!(config = title(config), definition = stray_name, "network of a former name deleted"),
+            Ok(_) => {
+                tracing::info!(config = title(config), definition = stray_name, "network of a former name deleted")
+            }
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(source) => return Err(failed("delete", &stray_name)(source)),
         }
@@ -187,12 +194,15 @@ fn is_ours(key: &str) -> bool {
 /// Makes the config the controller of the definition, unless another one is.
 fn own(definition: &mut NetworkAttachmentDefinition, config: &SpiderMultusConfig) -> Result<(), Error> {
     let Some(reference) = config.controller_owner_ref(&()) else { return Ok(()) };
+    let reference = OwnerReference { block_owner_deletion: Some(true), ..reference };
     let foreign = |owner: String| Error::Foreign { definition: title(definition), owner, config: title(config) };
     if let Some(owner) = rules::foreign_owner(config, definition) {
         return Err(foreign(format!("{} {owner}", SpiderMultusConfig::KIND)));
     }
     let is_same = |owner: &&OwnerReference| owner.kind == reference.kind && owner.name == reference.name;
-    if let Some(owner) = definition.owner_references().iter().find(|owner| owner.controller == Some(true) && !is_same(owner)) {
+    if let Some(owner) =
+        definition.owner_references().iter().find(|owner| owner.controller == Some(true) && !is_same(owner))
+    {
         return Err(foreign(format!("{} {}", owner.kind, owner.name)));
     }
     let owners = definition.owner_references_mut();

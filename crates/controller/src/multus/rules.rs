@@ -4,7 +4,10 @@
 use ipam::rules::FieldError;
 use k8s_api::{
     NetworkAttachmentDefinition, SpiderMultusConfig, SpiderMultusConfigSpec, labels,
-    multus::{BondConfig, CniType, DefaultPools, IbSriovConfig, IpoibConfig, MacvlanConfig, OvsConfig, SriovConfig, VlanConfig, VlanMode},
+    multus::{
+        BondConfig, CniType, DefaultPools, IbSriovConfig, IpoibConfig, MacvlanConfig, OvsConfig, SriovConfig,
+        VlanConfig, VlanMode,
+    },
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -85,7 +88,10 @@ fn annotations(config: &SpiderMultusConfig, existing: Option<&NetworkAttachmentD
 pub fn foreign_owner<'a>(config: &SpiderMultusConfig, existing: &'a NetworkAttachmentDefinition) -> Option<&'a str> {
     let own = config.metadata.name.as_deref().unwrap_or_default();
     let owners = existing.metadata.owner_references.as_deref().unwrap_or_default();
-    owners.iter().find(|owner| owner.kind == SpiderMultusConfig::KIND && owner.name != own).map(|owner| owner.name.as_str())
+    owners
+        .iter()
+        .find(|owner| owner.kind == SpiderMultusConfig::KIND && owner.name != own)
+        .map(|owner| owner.name.as_str())
 }
 
 /// RFC 1123 subdomain, as the API machinery checks object names.
@@ -113,7 +119,8 @@ fn block(config: &SpiderMultusConfig) -> Result<(), FieldError> {
     let asks = |key| annotation(config, key).is_some();
     let inject = Inject { rdma: asks(labels::RDMA_RESOURCE_INJECT), network: asks(labels::NETWORK_RESOURCE_INJECT) };
     if (inject.rdma || inject.network) && matches!(cni_type, CniType::Ovs | CniType::Custom) {
-        let text = format!("the cniType {} does not support RDMA resource or network resource injected", cni_type.as_str());
+        let text =
+            format!("the cniType {} does not support RDMA resource or network resource injected", cni_type.as_str());
         return Err(FieldError::forbidden(CNI_TYPE, text));
     }
     match cni_type {
@@ -140,7 +147,8 @@ fn only_its_block(spec: &SpiderMultusConfigSpec, cni_type: CniType) -> Result<()
         (CniType::Ovs, "spec.ovsConfig", spec.ovs.is_some()),
         (CniType::Custom, CUSTOM, spec.custom_cni.is_some()),
     ];
-    let foreign: Vec<&str> = present.iter().filter(|(of, _, set)| *set && *of != cni_type).map(|(_, field, _)| *field).collect();
+    let foreign: Vec<&str> =
+        present.iter().filter(|(of, _, set)| *set && *of != cni_type).map(|(_, field, _)| *field).collect();
     if foreign.is_empty() {
         return Ok(());
     }
@@ -250,28 +258,46 @@ fn custom(text: Option<&str>) -> Result<(), FieldError> {
 
 fn vlan_id(field: &str, id: Option<i32>) -> Result<(), FieldError> {
     match id {
-        Some(id) if !(0..=MAX_VLAN).contains(&id) => {
-            Err(FieldError::invalid(field, &id, format!("invalid vlanId {id}, please make sure vlanId in range [0,4094]")))
-        }
+        Some(id) if !(0..=MAX_VLAN).contains(&id) => Err(FieldError::invalid(
+            field,
+            &id,
+            format!("invalid vlanId {id}, please make sure vlanId in range [0,4094]"),
+        )),
         _ => Ok(()),
     }
 }
 
 fn mtu(field: &str, mtu: Option<i32>) -> Result<(), FieldError> {
     match mtu {
-        Some(mtu) if mtu < 0 => Err(FieldError::invalid(field, &mtu, format!("invalid mtu {mtu}, please make sure mtu >= 0"))),
+        Some(mtu) if mtu < 0 => {
+            Err(FieldError::invalid(field, &mtu, format!("invalid mtu {mtu}, please make sure mtu >= 0")))
+        }
         _ => Ok(()),
     }
 }
 
-fn no_master_subnet(field: &str, kind: &str, block: &impl Serialize, pools: Option<&DefaultPools>) -> Result<(), FieldError> {
+fn no_master_subnet(
+    field: &str,
+    kind: &str,
+    block: &impl Serialize,
+    pools: Option<&DefaultPools>,
+) -> Result<(), FieldError> {
     if pools.and_then(|pools| pools.match_master_subnet) == Some(true) {
-        return Err(FieldError::invalid(field, block, format!("MatchMasterSubnet feature is not supported for {kind}")));
+        return Err(FieldError::invalid(
+            field,
+            block,
+            format!("MatchMasterSubnet feature is not supported for {kind}"),
+        ));
     }
     Ok(())
 }
 
-fn masters(field: &str, block: &impl Serialize, masters: &[String], bond: Option<&BondConfig>) -> Result<(), FieldError> {
+fn masters(
+    field: &str,
+    block: &impl Serialize,
+    masters: &[String],
+    bond: Option<&BondConfig>,
+) -> Result<(), FieldError> {
     let problem = match (masters, bond) {
         ([], _) => "master can't be empty",
         (masters, _) if masters.iter().any(String::is_empty) => "master can't contain an empty name",

@@ -321,7 +321,8 @@ impl Work {
             return Ok(()); // the watch will tell when they are gone
         }
         let rest: Vec<_> = self.pool.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-        let metadata = json!({"finalizers": rest, "resourceVersion": self.pool.resource_version(), "uid": self.pool.uid()});
+        let metadata =
+            json!({"finalizers": rest, "resourceVersion": self.pool.resource_version(), "uid": self.pool.uid()});
         let patch = Patch::Merge(json!({"metadata": metadata}));
         done(api.patch(&name, &PatchParams::default(), &patch).await, "remove the finalizer of", &name)?;
         tracing::info!(pool = name, "pool is deleted and unused: let go");

@@ -76,7 +76,8 @@ impl Ledger {
 
     fn same(&self, other: &Self, pool: &str) -> bool {
         let (mine, theirs) = (self.pools.get(pool), other.pools.get(pool));
-        mine == theirs && mine.into_iter().flatten().all(|address| self.entries.get(address) == other.entries.get(address))
+        mine == theirs
+            && mine.into_iter().flatten().all(|address| self.entries.get(address) == other.entries.get(address))
     }
 
     /// How many addresses of the pool are in use.
@@ -139,16 +140,25 @@ mod tests {
 
     fn held(address: &str, pool: &str, holder: Holder) -> SpiderIP {
         let address: IpAddr = address.parse().unwrap();
-        SpiderIP::claim(&ipam::address_name(address), address, pool, IpState::Allocated, holder, Time(Timestamp::UNIX_EPOCH))
+        SpiderIP::claim(
+            &ipam::address_name(address),
+            address,
+            pool,
+            IpState::Allocated,
+            holder,
+            Time(Timestamp::UNIX_EPOCH),
+        )
     }
 
     fn ip(address: &str, pool: &str, pod: &str) -> SpiderIP {
-        let pod = PodHolder { namespace: "ns".into(), name: pod.into(), uid: format!("uid-{pod}"), ..Default::default() };
+        let pod =
+            PodHolder { namespace: "ns".into(), name: pod.into(), uid: format!("uid-{pod}"), ..Default::default() };
         held(address, pool, Holder::Pod(pod))
     }
 
     fn pool(name: &str) -> SpiderIPPool {
-        let spec = serde_json::json!({"subnet": "10.1.0.0/16", "ips": ["10.1.0.1-10.1.3.255"], "excludeIPs": ["10.1.0.9"]});
+        let spec =
+            serde_json::json!({"subnet": "10.1.0.0/16", "ips": ["10.1.0.1-10.1.3.255"], "excludeIPs": ["10.1.0.9"]});
         SpiderIPPool::new(name, serde_json::from_value(spec).unwrap())
     }
 

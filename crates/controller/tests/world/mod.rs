@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use axum::http;
 use clap::Parser as _;
 use controller::{
     process::{self, Sockets},
@@ -11,7 +12,6 @@ use controller::{
 };
 use daemon::{Env, Stop, Tasks};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use axum::http;
 use kube::{
     Api, Client, Resource,
     api::{ObjectMeta, PostParams},
@@ -76,7 +76,8 @@ impl World {
         let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let sockets = Sockets { health: listen().await, webhook: listen().await, metrics: None };
         let url = format!("https://{}", sockets.webhook.local_addr().unwrap());
-        let arguments = ["spiderpool-controller", "daemon", "--config-path", path.to_str().unwrap(), "--webhook-url", &url];
+        let arguments =
+            ["spiderpool-controller", "daemon", "--config-path", path.to_str().unwrap(), "--webhook-url", &url];
         let Command::Daemon(flags) = Cli::parse_from(arguments).command;
         let fixed = [
             ("SPIDERPOOL_POD_NAMESPACE", "kube-system"),
@@ -130,7 +131,11 @@ pub fn object<K: Resource<DynamicType = ()> + DeserializeOwned>(name: &str, rest
 /// Creates a cluster-scoped object.
 pub async fn create<K>(client: &Client, name: &str, rest: Value) -> kube::Result<K>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
 {
     Api::all(client.clone()).create(&PostParams::default(), &object::<K>(name, rest)).await
 }
@@ -138,7 +143,11 @@ where
 /// Creates a namespaced object.
 pub async fn create_in<K>(client: &Client, namespace: &str, name: &str, rest: Value) -> kube::Result<K>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
 {
     Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &object::<K>(name, rest)).await
 }
