@@ -76,7 +76,7 @@ pub fn prepare_create(resource: &Resource, value: &mut Value) {
 
 /// Before an update of the object itself: status stays, generation counts.
 pub fn prepare_update(resource: &Resource, old: &Value, new: &mut Value) {
-    if resource.status && !resource.is("/nodes") {
+    if resource.status {
         put(new, "status", &old["status"]);
     }
     if has_generation(resource) && desired(resource, old) != desired(resource, new) {
