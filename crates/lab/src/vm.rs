@@ -89,7 +89,7 @@ pub struct Vm {
     pub command: Vec<String>,
 }
 
-/// The address that a guest has behind [`Forward`]s, and its gateway, as QEMU's user network hands them out.
+/// The address that a guest has behind [`Forward`]s: the one that QEMU's user network forwards to.
 pub const GUEST_ADDRESS: &str = "10.0.2.15/24";
 
 impl Vm {
@@ -124,7 +124,7 @@ impl Vm {
             ("HOST_NAME", self.name.clone()),
             ("MODULES", self.modules.join(" ")),
             ("COMMAND", command.join(" ")),
-            ("DHCP_NICS", if self.forwards.is_empty() { String::new() } else { format!("eth0 {GUEST_ADDRESS}") }),
+            ("NIC_ADDRESS", if self.forwards.is_empty() { String::new() } else { GUEST_ADDRESS.to_owned() }),
         ];
         for (name, value) in values {
             let _ = writeln!(text, "{name}={}", quoted(&value));

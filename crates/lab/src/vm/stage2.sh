@@ -6,11 +6,11 @@ exec < /dev/null > /dev/hvc0 2>&1
 echo "$HOST_NAME" > /proc/sys/kernel/hostname
 mount -t devpts pts /dev/pts
 mount -t tmpfs shm /dev/shm
-mount -t tmpfs tmp /tmp
 mount -t cgroup2 cgroup /sys/fs/cgroup
 grep -hE 'bc02|^virtio:d00000001' /sys/bus/*/devices/*/modalias | xargs -r modprobe -qa # drivers of the NICs
 modprobe -a $MODULES || echo "vm: a kernel module is missing, see above"
-for nic in $DHCP_NICS; do busybox ifconfig "$nic" up; done
+ip link set lo up
+[ -z "$NIC_ADDRESS" ] || { ip addr add "$NIC_ADDRESS" dev eth0; ip link set eth0 up; }
 cd / && code=0
 eval "$COMMAND" || code=$?
 echo "$code" > "$SCRATCH/exit-code.part" && mv "$SCRATCH/exit-code.part" "$SCRATCH/exit-code"
