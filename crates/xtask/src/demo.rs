@@ -91,7 +91,7 @@ fn driver() -> Result<Command> {
     let bin = programs(&["e2e"], Profile::Lab)?;
     let mut driver = command(bin.join("spiderpool-demo"));
     driver.arg("--bin-dir").arg(&bin);
-    driver.arg("--cache-dir").arg(target_dir().join("lab"));
+    driver.arg("--cache-dir").arg(target_dir().join("demo"));
     driver.arg("--repository").arg(root());
     Ok(driver)
 }
