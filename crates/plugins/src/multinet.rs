@@ -90,7 +90,10 @@ impl Plugin for Multinet {
         let config = Config::of(call)?;
         let cache = Cache::new(&config.cache_dir);
         let Some(entry) = cache.load(&call.env.container_id, &call.env.ifname)? else {
-            let msg = format!("multinet: nothing is on record of container {} interface {}", call.env.container_id, call.env.ifname);
+            let msg = format!(
+                "multinet: nothing is on record of container {} interface {}",
+                call.env.container_id, call.env.ifname
+            );
             return Err(CniError::new(code::UNKNOWN_CONTAINER, msg));
         };
         let invocation = Invocation::of(call, &config);
@@ -102,11 +105,10 @@ impl Plugin for Multinet {
         let config = Config::of(call)?;
         let Some(valid) = call.conf.valid_attachments() else { return Ok(()) };
         let cache = Cache::new(&config.cache_dir);
-        let (kept, stale): (Vec<Entry>, Vec<Entry>) = cache
-            .entries()?
-            .into_iter()
-            .filter(|entry| entry.network == call.conf.name)
-            .partition(|entry| valid.iter().any(|one| one.container_id == entry.container_id && one.ifname == entry.ifname));
+        let (kept, stale): (Vec<Entry>, Vec<Entry>) =
+            cache.entries()?.into_iter().filter(|entry| entry.network == call.conf.name).partition(|entry| {
+                valid.iter().any(|one| one.container_id == entry.container_id && one.ifname == entry.ifname)
+            });
         let mut failures = Vec::new();
         for entry in stale {
             let ended = cache.lock(&entry.container_id, &entry.ifname, Duration::ZERO).and_then(|lock| {
@@ -128,7 +130,9 @@ impl Plugin for Multinet {
             return Err(CniError::new(code::NOT_AVAILABLE, msg));
         }
         let client = Client::new(&config.socket).within(ASK_LIMIT);
-        client.healthy().map_err(|error| CniError::caused(code::NOT_AVAILABLE, "multinet: the agent cannot be asked", &error))?;
+        client
+            .healthy()
+            .map_err(|error| CniError::caused(code::NOT_AVAILABLE, "multinet: the agent cannot be asked", &error))?;
         match config.local_default()? {
             Some(list) => Delegate::of_file(list, &call.env.ifname, true).status(&Invocation::of(call, &config)),
             None => Ok(()),
@@ -142,7 +146,8 @@ fn wait_until_ready(config: &Config) -> Result<(), CniError> {
     let started = Instant::now();
     while !file.exists() {
         if started.elapsed() >= READY_LIMIT {
-            let msg = format!("multinet: readinessindicatorfile {} did not appear within {READY_LIMIT:?}", file.display());
+            let msg =
+                format!("multinet: readinessindicatorfile {} did not appear within {READY_LIMIT:?}", file.display());
             return Err(CniError::new(code::TRY_AGAIN_LATER, msg));
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -155,7 +160,10 @@ fn wait_until_ready(config: &Config) -> Result<(), CniError> {
 fn clear_leftovers(call: &Call, config: &Config, cache: &Cache) -> Result<(), CniError> {
     let Some(entry) = cache.load(&call.env.container_id, &call.env.ifname)? else { return Ok(()) };
     if entry.complete {
-        let msg = format!("multinet: container {} is attached by interface {} already", call.env.container_id, call.env.ifname);
+        let msg = format!(
+            "multinet: container {} is attached by interface {} already",
+            call.env.container_id, call.env.ifname
+        );
         return Err(CniError::new(code::INVALID_ENVIRONMENT, msg));
     }
     detach(&Invocation::of(call, config), &entry.delegates)?;
@@ -168,7 +176,11 @@ fn delegates_of(call: &Call, config: &Config, pod: &PodArgs) -> Result<(Vec<Dele
     let client = Client::new(&config.socket);
     let networks = networks(&client, call, config, pod, local.is_some()).map_err(|error| {
         let code = if error.is_down() { code::TRY_AGAIN_LATER } else { code::AGENT };
-        CniError::caused(code, &format!("multinet: the networks of pod {}/{} are unknown", pod.namespace, pod.name), &error)
+        CniError::caused(
+            code,
+            &format!("multinet: the networks of pod {}/{} are unknown", pod.namespace, pod.name),
+            &error,
+        )
     })?;
     config.check_isolation(&pod.namespace, networks.default.iter().chain(&networks.networks))?;
     let mut devices = device::Devices::of_pod(&networks.pod_uid);
@@ -196,12 +208,19 @@ fn delegates_of(call: &Call, config: &Config, pod: &PodArgs) -> Result<(Vec<Dele
     Ok((delegates, networks.pod_uid))
 }
 
-fn networks(client: &Client, call: &Call, config: &Config, pod: &PodArgs, local: bool) -> Result<agent::Networks, agent::Error> {
+fn networks(
+    client: &Client,
+    call: &Call,
+    config: &Config,
+    pod: &PodArgs,
+    local: bool,
+) -> Result<agent::Networks, agent::Error> {
     let cluster_network = match &config.default_network {
         DefaultNetwork::Attachment(name) if !local => name.clone(),
         _ => String::new(),
     };
-    let extra = if config.system_namespaces.contains(&pod.namespace) { Vec::new() } else { config.default_networks.clone() };
+    let extra =
+        if config.system_namespaces.contains(&pod.namespace) { Vec::new() } else { config.default_networks.clone() };
     client.networks(&NetworksArgs {
         container_id: call.env.container_id.clone(),
         pod_namespace: pod.namespace.clone(),
@@ -233,7 +252,10 @@ fn network_list(call: &Call, config: &Config, network: &Network) -> Result<Netwo
 fn check_interfaces(delegates: &[Delegate]) -> Result<(), CniError> {
     for (index, delegate) in delegates.iter().enumerate() {
         if let Some(other) = delegates[..index].iter().find(|other| other.ifname == delegate.ifname) {
-            let msg = format!("multinet: networks {} and {} both ask for interface {}", other.id, delegate.id, delegate.ifname);
+            let msg = format!(
+                "multinet: networks {} and {} both ask for interface {}",
+                other.id, delegate.id, delegate.ifname
+            );
             return Err(CniError::new(code::INVALID_CONFIG, msg));
         }
     }
@@ -267,7 +289,8 @@ fn undo(call: &Call, config: &Config, cache: &Cache, entry: &Entry, error: CniEr
     match undone {
         Ok(()) => error,
         Err(more) => {
-            let details = format!("{}{}not undone: {more}", error.details, if error.details.is_empty() { "" } else { "; " });
+            let details =
+                format!("{}{}not undone: {more}", error.details, if error.details.is_empty() { "" } else { "; " });
             error.with_details(details)
         }
     }
@@ -308,7 +331,8 @@ fn forgotten(call: &Call, config: &Config) -> Option<Entry> {
         None => local.map(|list| Delegate::of_file(list, &call.env.ifname, true)),
     };
     let further = networks.networks.iter();
-    let further = further.filter_map(|network| Some(Delegate::of_network(network, list(network)?, &network.interface, false, None)));
+    let further = further
+        .filter_map(|network| Some(Delegate::of_network(network, list(network)?, &network.interface, false, None)));
     Some(Entry::new(call, first.into_iter().chain(further).collect()))
 }
 

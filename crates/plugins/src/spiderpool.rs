@@ -60,7 +60,7 @@ impl Plugin for Spiderpool {
         let config = Config::of(call)?;
         let Some(previous) = call.conf.prev_result()? else { return Ok(()) };
         let PodArgs { namespace, name, .. } = call.env.args.pod()?;
-        let client = Client::new(&config.socket).within(ASK_LIMIT);
+        let client = Client::new(&config.socket).within(ASK_LIMIT.min(config.patience));
         let failed = |error: agent::Error| {
             let code = if error.is_down() { code::TRY_AGAIN_LATER } else { code::CHECK_FAILED };
             CniError::caused(code, &format!("spiderpool: no record of pod {namespace}/{name}"), &error)
@@ -77,8 +77,10 @@ impl Plugin for Spiderpool {
 
     fn status(&self, call: &Call) -> Result<(), CniError> {
         let config = Config::of(call)?;
-        let client = Client::new(&config.socket).within(ASK_LIMIT);
-        client.healthy().map_err(|error| CniError::caused(code::NOT_AVAILABLE, "unhealthy spiderpool-agent backend", &error))
+        let client = Client::new(&config.socket).within(ASK_LIMIT.min(config.patience));
+        client
+            .healthy()
+            .map_err(|error| CniError::caused(code::NOT_AVAILABLE, "unhealthy spiderpool-agent backend", &error))
     }
 }
 
@@ -98,13 +100,17 @@ fn add(call: &Call, config: &Config) -> Result<CniResult, CniError> {
         clean_gateway: config.clean_gateway,
         match_master_subnet: config.match_master_subnet,
     };
-    let answer = Client::new(&config.socket).add(&args).map_err(|error| not_added(&error))?;
+    let answer = Client::new(&config.socket).within(config.patience).add(&args).map_err(|error| not_added(&error))?;
     reply::result(&answer, &call.env.ifname)
 }
 
 fn not_added(error: &agent::Error) -> CniError {
     if error.is_down() {
-        return CniError::caused(code::TRY_AGAIN_LATER, &format!("{ADD_FAILED}: unhealthy spiderpool-agent backend"), error);
+        return CniError::caused(
+            code::TRY_AGAIN_LATER,
+            &format!("{ADD_FAILED}: unhealthy spiderpool-agent backend"),
+            error,
+        );
     }
     CniError::caused(code::AGENT, ADD_FAILED, error)
 }
@@ -120,7 +126,7 @@ fn del(call: &Call, config: &Config, log: &Log) -> Result<(), CniError> {
         pod_name: name,
         pod_uid: uid,
     };
-    let Err(error) = Client::new(&config.socket).within(RELEASE_LIMIT).release(&args) else {
+    let Err(error) = Client::new(&config.socket).within(RELEASE_LIMIT.min(config.patience)).release(&args) else {
         log.write(Level::Info, "DEL", "released");
         return Ok(());
     };
@@ -132,7 +138,8 @@ fn del(call: &Call, config: &Config, log: &Log) -> Result<(), CniError> {
             Ok(())
         }
         Err(spool) => {
-            let msg = format!("spiderpool: the address is not released ({error}) and no release note could be left: {spool}");
+            let msg =
+                format!("spiderpool: the address is not released ({error}) and no release note could be left: {spool}");
             Err(CniError::new(code::TRY_AGAIN_LATER, msg))
         }
     }
@@ -142,4 +149,3 @@ fn addresses(result: &CniResult) -> String {
     let addresses: Vec<String> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
     addresses.join(", ")
 }
-

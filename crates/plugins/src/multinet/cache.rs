@@ -59,7 +59,12 @@ impl Cache {
         fs::create_dir_all(&self.folder).map_err(|error| io(&self.folder, &error))?;
         let started = Instant::now();
         loop {
-            let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(|error| io(&path, &error))?;
+            let file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(|error| io(&path, &error))?;
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => return Ok(Lock { _file: file, path }),
                 Ok(()) => continue, // its last holder removed it
@@ -77,7 +82,8 @@ impl Cache {
     pub fn store(&self, entry: &Entry) -> Result<(), CniError> {
         let path = self.file(&entry.container_id, &entry.ifname, "json");
         let draft = self.file(&entry.container_id, &entry.ifname, "tmp");
-        let text = serde_json::to_vec(entry).map_err(|error| CniError::new(code::INTERNAL, format!("multinet: {error}")))?;
+        let text =
+            serde_json::to_vec(entry).map_err(|error| CniError::new(code::INTERNAL, format!("multinet: {error}")))?;
         fs::write(&draft, text).and_then(|()| fs::rename(&draft, &path)).map_err(|error| io(&path, &error))
     }
 

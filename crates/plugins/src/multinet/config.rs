@@ -86,7 +86,8 @@ impl Config {
         let path = |given: Option<PathBuf>, default: &str| set(given).unwrap_or_else(|| default.into());
         let multus_namespace = raw.multus_namespace.unwrap_or_default();
         let isolation = raw.namespace_isolation.unwrap_or_default().then(|| {
-            let global = raw.global_namespaces.as_deref().unwrap_or("default").split(',').map(|name| name.trim().to_owned());
+            let global =
+                raw.global_namespaces.as_deref().unwrap_or("default").split(',').map(|name| name.trim().to_owned());
             let own = if multus_namespace.is_empty() { DEFAULT_NAMESPACE.to_owned() } else { multus_namespace.clone() };
             global.chain([own]).filter(|name| !name.is_empty()).collect()
         });
@@ -123,19 +124,30 @@ impl Config {
     fn of_path(&self, path: &Path) -> Result<NetworkList, CniError> {
         if path.is_dir() {
             return files::first(path, &self.own_name)?.ok_or_else(|| {
-                CniError::new(code::INVALID_CONFIG, format!("multinet: clusterNetwork: no network configuration in folder {}", path.display()))
+                CniError::new(
+                    code::INVALID_CONFIG,
+                    format!("multinet: clusterNetwork: no network configuration in folder {}", path.display()),
+                )
             });
         }
         files::read(path)
     }
 
     /// With `namespaceIsolation` pods may use networks of their own namespace and of the global ones only.
-    pub fn check_isolation<'n>(&self, pod_namespace: &str, networks: impl Iterator<Item = &'n Network>) -> Result<(), CniError> {
+    pub fn check_isolation<'n>(
+        &self,
+        pod_namespace: &str,
+        networks: impl Iterator<Item = &'n Network>,
+    ) -> Result<(), CniError> {
         let Some(global) = &self.isolation else { return Ok(()) };
-        for network in networks.filter(|network| network.namespace != pod_namespace && !global.contains(&network.namespace)) {
+        for network in
+            networks.filter(|network| network.namespace != pod_namespace && !global.contains(&network.namespace))
+        {
             let msg = format!(
                 "multinet: namespaceIsolation: a pod of namespace {pod_namespace} may not use NetworkAttachmentDefinition {}/{}, only those of its own namespace and of {}",
-                network.namespace, network.name, global.join(", ")
+                network.namespace,
+                network.name,
+                global.join(", ")
             );
             return Err(CniError::new(code::INVALID_CONFIG, msg));
         }
@@ -150,8 +162,14 @@ fn default_network(named: Option<String>, delegates: Option<Vec<Value>>) -> Resu
         (Some(name), 0) => Ok(DefaultNetwork::Attachment(name)),
         (None, 0) => Ok(DefaultNetwork::Unset),
         (None, 1) => Ok(DefaultNetwork::Inline(inline.into_iter().next().unwrap_or_default())),
-        (None, more) => Err(CniError::new(code::INVALID_CONFIG, format!("network configuration: delegates has {more} entries, only one is supported"))),
-        (Some(_), _) => Err(CniError::new(code::INVALID_CONFIG, "network configuration: clusterNetwork and delegates exclude each other")),
+        (None, more) => Err(CniError::new(
+            code::INVALID_CONFIG,
+            format!("network configuration: delegates has {more} entries, only one is supported"),
+        )),
+        (Some(_), _) => Err(CniError::new(
+            code::INVALID_CONFIG,
+            "network configuration: clusterNetwork and delegates exclude each other",
+        )),
     }
 }
 

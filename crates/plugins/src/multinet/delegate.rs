@@ -27,7 +27,8 @@ impl NetworkList {
     pub fn parse(what: &str, text: &[u8], name: &str, version: SpecVersion) -> Result<Self, CniError> {
         let mut whole: Map<String, Value> = parse_json(what, text)?;
         let wrong = |why: String| CniError::new(code::INVALID_CONFIG, format!("{what}: {why}"));
-        let text_of = |key: &str| whole.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        let text_of =
+            |key: &str| whole.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
         let flag = |key: &str| whole.get(key).is_some_and(|value| value == true || value == "true");
         let version = text_of("cniVersion").unwrap_or_else(|| version.to_string());
         version.parse::<SpecVersion>().map_err(|error| wrong(error.to_string()))?;
@@ -50,7 +51,9 @@ impl NetworkList {
         for (index, plugin) in plugins.iter().enumerate() {
             match plugin.get("type").and_then(Value::as_str) {
                 Some(kind) if !kind.is_empty() && !kind.contains('/') => {}
-                Some(kind) => return Err(wrong(format!("type {kind:?} of plugin {index} is not the name of a plugin"))),
+                Some(kind) => {
+                    return Err(wrong(format!("type {kind:?} of plugin {index} is not the name of a plugin")));
+                }
                 None => return Err(wrong(format!("plugin {index} has no type"))),
             }
         }
@@ -98,7 +101,13 @@ pub(super) struct Delegate {
 
 impl Delegate {
     /// The attachment to a NetworkAttachmentDefinition with what the pod asked for.
-    pub fn of_network(network: &Network, list: NetworkList, ifname: &str, default: bool, device: Option<String>) -> Self {
+    pub fn of_network(
+        network: &Network,
+        list: NetworkList,
+        ifname: &str,
+        default: bool,
+        device: Option<String>,
+    ) -> Self {
         let selection = &network.selection;
         let gateways = selection.default_route.iter().flatten();
         Self {
@@ -143,7 +152,11 @@ impl Delegate {
             let stdin = self.stdin(index, result.as_ref());
             let output = self.run(invocation, Command::Add, index, &stdin)?;
             let parsed = CniResult::parse(&output).map_err(|error| {
-                let msg = format!("{}: plugin {} answered nonsense: {error}", doing(Command::Add, &self.id, &self.ifname), self.kind(index));
+                let msg = format!(
+                    "{}: plugin {} answered nonsense: {error}",
+                    doing(Command::Add, &self.id, &self.ifname),
+                    self.kind(index)
+                );
                 CniError::new(code::DELEGATE, msg)
             })?;
             result = Some(parsed);
@@ -171,7 +184,8 @@ impl Delegate {
             return Ok(());
         }
         let previous = self.result.as_ref();
-        (0..self.list.plugins.len()).try_for_each(|index| self.run(invocation, Command::Check, index, &self.stdin(index, previous)).map(drop))
+        (0..self.list.plugins.len())
+            .try_for_each(|index| self.run(invocation, Command::Check, index, &self.stdin(index, previous)).map(drop))
     }
 
     /// STATUS of every plugin, in order, where the version provides for it.
@@ -179,10 +193,17 @@ impl Delegate {
         if self.list.version() < Command::Status.since() {
             return Ok(());
         }
-        (0..self.list.plugins.len()).try_for_each(|index| self.run(invocation, Command::Status, index, &self.stdin(index, None)).map(drop))
+        (0..self.list.plugins.len())
+            .try_for_each(|index| self.run(invocation, Command::Status, index, &self.stdin(index, None)).map(drop))
     }
 
-    fn run(&self, invocation: &Invocation<'_>, command: Command, index: usize, stdin: &Value) -> Result<Vec<u8>, CniError> {
+    fn run(
+        &self,
+        invocation: &Invocation<'_>,
+        command: Command,
+        index: usize,
+        stdin: &Value,
+    ) -> Result<Vec<u8>, CniError> {
         let what = doing(command, &self.id, &self.ifname);
         invocation.run(command, self.kind(index), &self.ifname, &stdin.to_string(), &what)
     }

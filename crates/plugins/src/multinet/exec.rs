@@ -31,27 +31,47 @@ impl<'a> Invocation<'a> {
     /// For the container of a call.
     pub fn of(call: &'a Call, config: &Config) -> Self {
         let netns = call.env.netns.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-        Self { container_id: &call.env.container_id, netns, args: call.env.args.to_string(), folders: folders(call, config) }
+        Self {
+            container_id: &call.env.container_id,
+            netns,
+            args: call.env.args.to_string(),
+            folders: folders(call, config),
+        }
     }
 
     /// For the container of an entry.
     pub fn of_entry(call: &Call, config: &Config, entry: &'a Entry) -> Self {
-        Self { container_id: &entry.container_id, netns: String::new(), args: entry.args.clone(), folders: folders(call, config) }
+        Self {
+            container_id: &entry.container_id,
+            netns: String::new(),
+            args: entry.args.clone(),
+            folders: folders(call, config),
+        }
     }
 
     /// Runs a plugin and returns what it printed. `what` begins the message of an error.
-    pub fn run(&self, command: Command, kind: &str, ifname: &str, stdin: &str, what: &str) -> Result<Vec<u8>, CniError> {
+    pub fn run(
+        &self,
+        command: Command,
+        kind: &str,
+        ifname: &str,
+        stdin: &str,
+        what: &str,
+    ) -> Result<Vec<u8>, CniError> {
         let failed = |why: String| CniError::new(code::DELEGATE, format!("{what}: plugin {kind} {why}"));
-        let program = self.folders.iter().map(|folder| folder.join(kind)).find(|path| path.is_file()).ok_or_else(|| {
-            let folders: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
-            failed(format!("is in none of the folders {}", folders.join(", ")))
-        })?;
-        let path = env::join_paths(&self.folders).map_err(|error| failed(format!("cannot be run: CNI_PATH: {error}")))?;
+        let program =
+            self.folders.iter().map(|folder| folder.join(kind)).find(|path| path.is_file()).ok_or_else(|| {
+                let folders: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
+                failed(format!("is in none of the folders {}", folders.join(", ")))
+            })?;
+        let path =
+            env::join_paths(&self.folders).map_err(|error| failed(format!("cannot be run: CNI_PATH: {error}")))?;
         let mut process = Process::new(&program);
         process.env("CNI_COMMAND", command.as_str()).env("CNI_PATH", path).env("CNI_ARGS", &self.args);
         process.env("CNI_CONTAINERID", self.container_id).env("CNI_NETNS", &self.netns).env("CNI_IFNAME", ifname);
         process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = process.spawn().map_err(|error| failed(format!("cannot be run: {}: {error}", program.display())))?;
+        let mut child =
+            process.spawn().map_err(|error| failed(format!("cannot be run: {}: {error}", program.display())))?;
         let deadline = Instant::now() + LIMIT;
         let (stdout, stderr) = (reader(child.stdout.take(), MAX_STDOUT), reader(child.stderr.take(), MAX_STDERR));
         feed(&mut child, stdin);

@@ -13,7 +13,8 @@ const OWN_TYPE: &str = "multinet";
 
 /// Reads one file. A configuration without version gets the oldest one.
 pub(super) fn read(path: &Path) -> Result<NetworkList, CniError> {
-    let failed = |error: std::io::Error| CniError::new(code::IO_FAILURE, format!("multinet: {}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| CniError::new(code::IO_FAILURE, format!("multinet: {}: {error}", path.display()));
     let text = read_bounded(&mut fs::File::open(path).map_err(failed)?, MAX_FILE)?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     NetworkList::parse(&path.display().to_string(), &text, &stem, SpecVersion::V0_3_0)
@@ -34,9 +35,13 @@ fn candidates(folder: &Path) -> Result<Vec<PathBuf>, CniError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(CniError::new(code::IO_FAILURE, format!("multinet: folder {}: {error}", folder.display()))),
+        Err(error) => {
+            return Err(CniError::new(code::IO_FAILURE, format!("multinet: folder {}: {error}", folder.display())));
+        }
     };
-    let wanted = |path: &PathBuf| path.extension().is_some_and(|suffix| ["conf", "conflist", "json"].iter().any(|known| suffix == *known));
+    let wanted = |path: &PathBuf| {
+        path.extension().is_some_and(|suffix| ["conf", "conflist", "json"].iter().any(|known| suffix == *known))
+    };
     let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(wanted).collect();
     paths.sort();
     Ok(paths)

@@ -16,7 +16,8 @@ pub(super) fn choose_default(call: &Call, delegates: &mut [Delegate]) -> Result<
     let failed = |error: net::Error| CniError::caused(code::DATA_PATH, "multinet: default-route", &error);
     let netns = Netns::open(call.env.netns.clone().unwrap_or_default()).map_err(failed)?;
     let mut netlink = Netlink::open_in(&netns).map_err(failed)?;
-    let links: Vec<(u32, String)> = netlink.links().map_err(failed)?.into_iter().map(|link| (link.index, link.name)).collect();
+    let links: Vec<(u32, String)> =
+        netlink.links().map_err(failed)?.into_iter().map(|link| (link.index, link.name)).collect();
     for family in Family::BOTH {
         let wanted = gateways(delegates, family);
         if wanted.is_empty() {

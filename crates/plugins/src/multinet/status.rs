@@ -15,7 +15,8 @@ fn elements_of(delegate: &Delegate) -> Vec<Value> {
     let nothing = CniResult::default();
     let result = delegate.result.as_ref().unwrap_or(&nothing);
     let in_pod = |interface: &Interface| !interface.sandbox.is_empty();
-    let interfaces: Vec<(usize, &Interface)> = result.interfaces.iter().enumerate().filter(|(_, interface)| in_pod(interface)).collect();
+    let interfaces: Vec<(usize, &Interface)> =
+        result.interfaces.iter().enumerate().filter(|(_, interface)| in_pod(interface)).collect();
     match interfaces.as_slice() {
         [] => vec![element(delegate, result, None, |_| true)],
         [(_, interface)] => vec![element(delegate, result, Some(interface), |_| true)],
@@ -26,12 +27,18 @@ fn elements_of(delegate: &Delegate) -> Vec<Value> {
     }
 }
 
-fn element(delegate: &Delegate, result: &CniResult, interface: Option<&Interface>, is_own: impl Fn(Option<usize>) -> bool) -> Value {
+fn element(
+    delegate: &Delegate,
+    result: &CniResult,
+    interface: Option<&Interface>,
+    is_own: impl Fn(Option<usize>) -> bool,
+) -> Value {
     let mut element = Map::new();
     element.insert("name".into(), delegate.id.clone().into());
     let name = interface.map_or(delegate.ifname.as_str(), |interface| &interface.name);
     element.insert("interface".into(), name.into());
-    let ips: Vec<Value> = result.ips.iter().filter(|ip| is_own(ip.interface)).map(|ip| ip.address.addr().to_string().into()).collect();
+    let ips: Vec<Value> =
+        result.ips.iter().filter(|ip| is_own(ip.interface)).map(|ip| ip.address.addr().to_string().into()).collect();
     if !ips.is_empty() {
         element.insert("ips".into(), ips.into());
     }

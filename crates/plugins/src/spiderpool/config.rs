@@ -1,6 +1,7 @@
 //! The plugin's part of the network configuration: the `ipam` object.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use wire::agent::DEFAULT_SOCKET;
@@ -12,6 +13,9 @@ use super::log::Level;
 const DEFAULT_LOG: &str = "/var/log/spidernet/spiderpool.log";
 /// Megabytes after which the log file is set aside.
 const DEFAULT_LOG_SIZE: u64 = 100;
+
+/// Upstream's value; runtimes give a pod about two minutes.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(100);
 
 #[derive(Debug, Default, Deserialize)]
 struct Conf {
@@ -37,12 +41,17 @@ struct RawIpam {
     clean_gateway: Option<bool>,
     match_master_subnet: Option<bool>,
     ipam_unix_socket_path: Option<PathBuf>,
+    /// Our own.
+    #[serde(deserialize_with = "number_or_text")]
+    agent_timeout_seconds: Option<u64>,
 }
 
 /// What the plugin believes.
 #[derive(Debug)]
 pub(super) struct Config {
     pub socket: PathBuf,
+    /// Longest wait for the agent in ADD.
+    pub patience: Duration,
     pub ipv4_pools: Option<Vec<String>>,
     pub ipv6_pools: Option<Vec<String>>,
     pub clean_gateway: bool,
@@ -57,11 +66,14 @@ pub(super) struct Config {
 
 impl Config {
     pub fn of(call: &Call) -> Result<Self, CniError> {
-        let raw = raw(call)?.ok_or_else(|| CniError::new(code::INVALID_CONFIG, "network configuration: ipam is missing"))?;
+        let raw =
+            raw(call)?.ok_or_else(|| CniError::new(code::INVALID_CONFIG, "network configuration: ipam is missing"))?;
         let level = match raw.log_level.as_deref().filter(|text| !text.is_empty()) {
             None => Level::Debug,
             Some(text) => Level::parse(text).ok_or_else(|| {
-                let msg = format!("network configuration: ipam.log_level {text:?} is none of debug, info, warn, error, fatal, panic");
+                let msg = format!(
+                    "network configuration: ipam.log_level {text:?} is none of debug, info, warn, error, fatal, panic"
+                );
                 CniError::new(code::INVALID_CONFIG, msg)
             })?,
         };
@@ -72,11 +84,7 @@ impl Config {
     pub fn lenient(call: &Call) -> Result<Self, CniError> {
         let raw = match raw(call) {
             Ok(raw) => raw.unwrap_or_default(),
-            Err(_) => {
-                let conf: serde_json::Value = call.plugin_conf()?;
-                let socket = conf.pointer("/ipam/ipam_unix_socket_path").and_then(serde_json::Value::as_str);
-                RawIpam { ipam_unix_socket_path: socket.map(Into::into), ..RawIpam::default() }
-            }
+            Err(_) => essentials(&call.plugin_conf()?),
         };
         let level = raw.log_level.as_deref().and_then(Level::parse).unwrap_or(Level::Debug);
         Ok(Self::from_raw(raw, level))
@@ -88,6 +96,10 @@ impl Config {
         };
         let megabytes = raw.log_file_max_size.filter(|size| *size > 0).unwrap_or(DEFAULT_LOG_SIZE);
         Self {
+            patience: raw
+                .agent_timeout_seconds
+                .filter(|seconds| *seconds > 0)
+                .map_or(DEFAULT_PATIENCE, Duration::from_secs),
             socket: path(raw.ipam_unix_socket_path, DEFAULT_SOCKET),
             ipv4_pools: raw.default_ipv4_ippool,
             ipv6_pools: raw.default_ipv6_ippool,
@@ -98,6 +110,17 @@ impl Config {
             log_size: megabytes.saturating_mul(1 << 20),
             log_count: raw.log_file_max_count.filter(|count| *count > 0).unwrap_or(u64::MAX),
         }
+    }
+}
+
+/// What can be read of a configuration whose other keys are wrong.
+fn essentials(conf: &serde_json::Value) -> RawIpam {
+    let path = |key: &str| conf["ipam"][key].as_str().map(PathBuf::from);
+    RawIpam {
+        ipam_unix_socket_path: path("ipam_unix_socket_path"),
+        log_file_path: path("log_file_path"),
+        agent_timeout_seconds: conf["ipam"]["agent_timeout_seconds"].as_u64(),
+        ..RawIpam::default()
     }
 }
 
@@ -116,6 +139,8 @@ fn number_or_text<'de, D: Deserializer<'de>>(source: D) -> Result<Option<u64>, D
     match Option::deserialize(source)? {
         None => Ok(None),
         Some(Either::Number(number)) => Ok(Some(number)),
-        Some(Either::Text(text)) => text.parse().map(Some).map_err(|_| serde::de::Error::custom(format!("{text:?} is not a number"))),
+        Some(Either::Text(text)) => {
+            text.parse().map(Some).map_err(|_| serde::de::Error::custom(format!("{text:?} is not a number")))
+        }
     }
 }

@@ -101,12 +101,15 @@ impl<'a> Log<'a> {
 /// Renames the file to `NAME.SECONDS` and removes the oldest of those beyond `keep`.
 fn set_aside(path: &Path, keep: u64) -> std::io::Result<()> {
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let with_suffix = |suffix: u64| path.with_file_name(format!("{}.{suffix}", path.file_name().unwrap_or_default().to_string_lossy()));
+    let with_suffix = |suffix: u64| {
+        path.with_file_name(format!("{}.{suffix}", path.file_name().unwrap_or_default().to_string_lossy()))
+    };
     fs::rename(path, with_suffix(seconds))?;
     let Some(folder) = path.parent() else { return Ok(()) };
     let prefix = format!("{}.", path.file_name().unwrap_or_default().to_string_lossy());
     let number = |name: &str| name.strip_prefix(&prefix).and_then(|rest| rest.parse::<u64>().ok());
-    let names = fs::read_dir(folder)?.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names =
+        fs::read_dir(folder)?.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
     let mut aside: Vec<u64> = names.filter_map(|name| number(&name)).collect();
     aside.sort_unstable_by(|a, b| b.cmp(a));
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
@@ -159,7 +162,10 @@ mod tests {
         }
         fs::write(&path, "full").unwrap();
         set_aside(&path, 2).unwrap();
-        let mut left: Vec<String> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut left: Vec<String> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         left.sort();
         assert_eq!(left.len(), 4, "{left:?}");
         assert!(left.contains(&"x.log.2".to_owned()) && !left.contains(&"x.log.1".to_owned()), "{left:?}");

@@ -17,7 +17,10 @@ pub(super) fn result(answer: &AddResponse, nic: &str) -> Result<CniResult, CniEr
         }
     }
     if result.ips.is_empty() {
-        return Err(CniError::new(code::AGENT, format!("no Interface {nic} IP allocation found in the agent's answer")));
+        return Err(CniError::new(
+            code::AGENT,
+            format!("no Interface {nic} IP allocation found in the agent's answer"),
+        ));
     }
     for (index, route) in answer.routes.iter().enumerate().filter(|(_, route)| route.if_name == nic) {
         result.routes.push(cni_route(route).map_err(|why| wrong(&format!("routes[{index}].{why}")))?);
@@ -34,7 +37,8 @@ pub(super) fn result(answer: &AddResponse, nic: &str) -> Result<CniResult, CniEr
 }
 
 fn ip_config(ip: &IpConfig) -> Result<cni::IpConfig, String> {
-    let address: IpNet = ip.address.parse().map_err(|_| format!("address {:?} is not an address with prefix length", ip.address))?;
+    let address: IpNet =
+        ip.address.parse().map_err(|_| format!("address {:?} is not an address with prefix length", ip.address))?;
     let family = if address.addr().is_ipv4() { 4 } else { 6 };
     if ip.version != family {
         return Err(format!("version {} does not fit address {:?}", ip.version, ip.address));
@@ -61,7 +65,8 @@ fn address_of(field: &str, text: &str) -> Result<IpAddr, String> {
 
 fn is_mac(text: &str) -> bool {
     let groups: Vec<&str> = text.split(':').collect();
-    groups.len() == 6 && groups.iter().all(|group| group.len() == 2 && group.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    groups.len() == 6
+        && groups.iter().all(|group| group.len() == 2 && group.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// The agent asks for probes that this version cannot make; an address that was to be probed is not used unprobed.
@@ -78,7 +83,9 @@ fn refuse_detection(ip: &IpConfig) -> Result<(), CniError> {
     }
     let msg = format!(
         "the agent asks for {} of {} on NIC {}, which this version of the plugin cannot do: switch it off in the agent's configuration",
-        asked.join(" and "), ip.address, ip.nic
+        asked.join(" and "),
+        ip.address,
+        ip.nic
     );
     Err(CniError::new(code::UNSUPPORTED_FIELD, msg))
 }
@@ -106,7 +113,10 @@ pub(super) fn check(previous: &CniResult, endpoint: &WorkloadEndpoint, nic: &str
         Some(ip) => {
             let msg = format!(
                 "spiderpool: NIC {nic} of pod {}/{} has {}, on record is [{}]",
-                endpoint.pod_namespace, endpoint.pod_name, ip.address, recorded.join(", ")
+                endpoint.pod_namespace,
+                endpoint.pod_name,
+                ip.address,
+                recorded.join(", ")
             );
             Err(CniError::new(code::CHECK_FAILED, msg))
         }
@@ -127,15 +137,27 @@ mod tests {
     fn only_this_nic_is_told_to_the_main_plugin() {
         let route = |nic: &str, dst: &str, gw: &str| Route { if_name: nic.into(), dst: dst.into(), gw: gw.into() };
         let answer = AddResponse {
-            ips: vec![ip("eth0", "10.0.0.5/24"), IpConfig { gateway: "10.1.0.1".into(), ..ip("net1", "10.1.0.5/16") }, ip("net1", "fd00::5/64")],
-            routes: vec![route("eth0", "0.0.0.0/0", "10.0.0.1"), route("net1", "10.9.0.0/16", "10.1.0.2"), route("net1", "fd09::/64", "")],
+            ips: vec![
+                ip("eth0", "10.0.0.5/24"),
+                IpConfig { gateway: "10.1.0.1".into(), ..ip("net1", "10.1.0.5/16") },
+                ip("net1", "fd00::5/64"),
+            ],
+            routes: vec![
+                route("eth0", "0.0.0.0/0", "10.0.0.1"),
+                route("net1", "10.9.0.0/16", "10.1.0.2"),
+                route("net1", "fd09::/64", ""),
+            ],
             dns: None,
         };
         let result = result(&answer, "net1").unwrap();
         let text = result.to_json(cni::SpecVersion::V0_3_1);
         let expected = r#"{"cniVersion":"0.3.1","dns":{},"ips":[{"address":"10.1.0.5/16","gateway":"10.1.0.1","version":"4"},{"address":"fd00::5/64","version":"6"}],"routes":[{"dst":"10.9.0.0/16","gw":"10.1.0.2"},{"dst":"fd09::/64"}]}"#;
-        let (found, expected): (serde_json::Value, serde_json::Value) = (serde_json::from_str(&text).unwrap(), serde_json::from_str(expected).unwrap());
-        let without_dns = |mut value: serde_json::Value| { value.as_object_mut().unwrap().remove("dns"); value };
+        let (found, expected): (serde_json::Value, serde_json::Value) =
+            (serde_json::from_str(&text).unwrap(), serde_json::from_str(expected).unwrap());
+        let without_dns = |mut value: serde_json::Value| {
+            value.as_object_mut().unwrap().remove("dns");
+            value
+        };
         assert_eq!(without_dns(found), without_dns(expected));
     }
 
@@ -150,22 +172,36 @@ mod tests {
             (with(IpConfig { gateway: "x".into(), ..ip("eth0", "10.0.0.5/24") }), "gateway \"x\""),
             (with(IpConfig { mac: "02:00".into(), ..ip("eth0", "10.0.0.5/24") }), "mac \"02:00\""),
             (with(ip("", "10.0.0.5/24")), "nic of address \"10.0.0.5/24\" is empty"),
-            (with(IpConfig { enable_ip_conflict_detection: true, ..ip("eth0", "10.0.0.5/24") }), "asks for enableIPConflictDetection of 10.0.0.5/24 on NIC eth0"),
+            (
+                with(IpConfig { enable_ip_conflict_detection: true, ..ip("eth0", "10.0.0.5/24") }),
+                "asks for enableIPConflictDetection of 10.0.0.5/24 on NIC eth0",
+            ),
             (with(IpConfig { enable_gateway_detection: true, ..ip("eth0", "10.0.0.5/24") }), "enableGatewayDetection"),
         ];
         for (answer, expected) in rows {
             let error = result(&answer, "eth0").unwrap_err();
             assert!(error.msg.contains(expected), "{error}");
         }
-        let foreign = AddResponse { ips: vec![ip("eth0", "10.0.0.5/24"), IpConfig { enable_gateway_detection: true, ..ip("net1", "10.1.0.5/24") }], ..AddResponse::default() };
+        let foreign = AddResponse {
+            ips: vec![
+                ip("eth0", "10.0.0.5/24"),
+                IpConfig { enable_gateway_detection: true, ..ip("net1", "10.1.0.5/24") },
+            ],
+            ..AddResponse::default()
+        };
         assert!(result(&foreign, "eth0").is_ok(), "another NIC's probes are another call's business");
     }
 
     #[test]
     fn check_compares_with_the_record() {
-        let previous = result(&AddResponse { ips: vec![ip("eth0", "10.0.0.5/24")], ..AddResponse::default() }, "eth0").unwrap();
+        let previous =
+            result(&AddResponse { ips: vec![ip("eth0", "10.0.0.5/24")], ..AddResponse::default() }, "eth0").unwrap();
         let record = |address: &str| WorkloadEndpoint {
-            interfaces: vec![EndpointInterface { interface: "eth0".into(), ipv4: address.into(), ..EndpointInterface::default() }],
+            interfaces: vec![EndpointInterface {
+                interface: "eth0".into(),
+                ipv4: address.into(),
+                ..EndpointInterface::default()
+            }],
             ..WorkloadEndpoint::default()
         };
         assert!(check(&previous, &record("10.0.0.5/24"), "eth0").is_ok());
