@@ -41,7 +41,6 @@ pub struct Coordinator;
 impl Plugin for Coordinator {
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         let raw: RawConf = call.plugin_conf()?;
-        raw.refuse_detection()?;
         let previous = call.conf.required_prev_result()?;
         let Some(settings) = settings(call, &raw)? else { return Ok(previous) };
         let netns = pod_namespace(call)?;

@@ -341,7 +341,6 @@ fn what_cannot_work_is_refused_with_its_reason_and_without_traces() {
         ("eth0", Some(CONFIG), json!({"netns": "/run/netns/spiderpool-gone"}), 3, "/run/netns/spiderpool-gone: No such file"),
         ("eth0", Some(CONFIG), json!({"netns": "/etc/hostname"}), 3, "/etc/hostname: is not a network namespace"),
         ("eth0", Some(CONFIG), json!({"mode": "overlay"}), 7, "mode overlay is not supported"),
-        ("eth0", Some(CONFIG), json!({"detectIPConflict": true}), 2, "detectIPConflict true"),
         ("eth0", Some(CONFIG), json!({"prevResult": null}), 7, "prevResult is missing"),
         ("net1", Some(CONFIG), nothing(), 7, "pod interface net1 does not exist"),
         ("lo", Some(CONFIG), nothing(), 7, "pod interface lo has no usable address"),

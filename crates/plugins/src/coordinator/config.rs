@@ -46,10 +46,6 @@ pub struct RawConf {
     veth_link_address: Option<String>,
     #[serde(rename = "vethMTU")]
     veth_mtu: Option<i64>,
-    #[serde(rename = "detectGateway")]
-    detect_gateway: Option<bool>,
-    #[serde(rename = "detectIPConflict")]
-    detect_ip_conflict: Option<bool>,
     /// The agent's socket, for hosts with several agents.
     #[serde(rename = "ipam_unix_socket_path")]
     socket: Option<PathBuf>,
@@ -111,18 +107,6 @@ impl RawConf {
     /// The name of the pod's first NIC, which no agent knows.
     pub fn first_nic(&self) -> &str {
         text(self.pod_default_cni_nic.as_deref()).unwrap_or(DEFAULT_NIC)
-    }
-
-    /// What does not exist yet says so, instead of pretending to protect.
-    pub fn refuse_detection(&self) -> Result<(), CniError> {
-        let keys = [("detectGateway", self.detect_gateway), ("detectIPConflict", self.detect_ip_conflict)];
-        match keys.into_iter().find(|(_, value)| *value == Some(true)) {
-            None => Ok(()),
-            Some((key, _)) => Err(CniError::new(
-                code::UNSUPPORTED_FIELD,
-                format!("network configuration: {key} true: detection is not supported, remove the key or set it to false"),
-            )),
-        }
     }
 
     /// Merges the agent's answer in and checks everything.
@@ -280,9 +264,8 @@ mod tests {
     fn the_configuration_wins_and_can_empty_a_list() {
         let json = r#"{"mode":"underlay","hijackCIDR":[],"serviceCIDR":["10.96.0.1/12"],"overlayPodCIDR":null,"tunePodRoutes":false,
             "podDefaultRouteNIC":"net2","hostRuleTable":600,"podRPFilter":-1,"vethMTU":1400,"txQueueLen":1000,"vethLinkAddress":"169.254.100.1",
-            "podMACPrefix":"0A-1b","policyRoutes":[{"dst":" 10.9.0.1/16","gw":"10.6.0.9"}],"logOptions":{"logLevel":"debug"},"detectGateway":false}"#;
+            "podMACPrefix":"0A-1b","policyRoutes":[{"dst":" 10.9.0.1/16","gw":"10.6.0.9"}],"logOptions":{"logLevel":"debug"}}"#;
         let conf = raw(json);
-        conf.refuse_detection().unwrap();
         let settings = conf.merge(&agent()).unwrap();
         let hijack: Vec<String> = settings.hijack.iter().map(ToString::to_string).collect();
         assert_eq!(hijack, ["10.233.64.0/18", "10.96.0.0/12"]);
@@ -323,10 +306,8 @@ mod tests {
     }
 
     #[test]
-    fn detection_is_refused_by_name() {
-        for key in ["detectGateway", "detectIPConflict"] {
-            let error = raw(&format!(r#"{{"{key}":true}}"#)).refuse_detection().unwrap_err();
-            assert!(error.msg.contains(key), "{error}");
-        }
+    fn retired_keys_of_old_attachments_are_ignored() {
+        let json = r#"{"detectGateway":true,"detectIPConflict":true,"detectOptions":{"retry":3}}"#;
+        assert_eq!(raw(json).merge(&agent()).unwrap(), raw("{}").merge(&agent()).unwrap());
     }
 }
