@@ -1,5 +1,7 @@
 //! The cloud on a real kernel: TAP devices, namespaces, ping and curl as judges.
 
+#![allow(clippy::unwrap_used)] // a test's own helpers may fail by panic
+
 mod world;
 
 use lab::balancer::model::{Listener, Mode, Protocol, Service, View};
