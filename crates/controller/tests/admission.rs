@@ -1,5 +1,7 @@
 //! Every rule of admission, through the API server and over TLS: code, reason, field and the key words of the text.
 
+#![allow(clippy::unwrap_used)] // tests
+
 mod world;
 
 use k8s_api::{

@@ -1,6 +1,8 @@
 //! Every kind of network: the config as a user writes it, filled as the webhook fills it, and the `spec.config` that comes
 //! out, byte for byte.
 
+#![allow(clippy::unwrap_used)] // tests
+
 use controller::multus::{defaults, network, rules};
 use k8s_api::SpiderMultusConfig;
 use serde_json::{Value, json};

@@ -1,5 +1,7 @@
 //! What the reconcilers keep true, seen through the API.
 
+#![allow(clippy::unwrap_used)] // tests
+
 mod world;
 
 use std::net::IpAddr;

@@ -1,5 +1,7 @@
 //! The CRDs of the chart on an API server, without any webhook: what the schemas alone admit, fill in and refuse.
 
+#![allow(clippy::unwrap_used)] // tests
+
 mod world;
 
 use k8s_api::{Holder, IpState, SpiderIP, SpiderIPPool, SpiderMultusConfig, ip::PodHolder};

@@ -10,7 +10,7 @@ pub const GROUP: &str = "k8s.cni.cncf.io";
 
 custom_resource! {
     /// NetworkAttachmentDefinition is a network that pods may be attached to, as the Network Plumbing Working Group
-    /// specifies it: https://github.com/k8snetworkplumbingwg/multi-net-spec
+    /// specifies it: <https://github.com/k8snetworkplumbingwg/multi-net-spec>
     NetworkAttachmentDefinition(crate::nad::GROUP, "v1", "network-attachment-definitions", NamespaceResourceScope),
     spec: NetworkAttachmentDefinitionSpec
 }

@@ -47,14 +47,9 @@ macro_rules! custom_resource {
             $(
                 /// A new object of that name with that spec.
                 pub fn new(name: &str, spec: $spec) -> Self {
-                    Self {
-                        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
-                            name: Some(name.to_owned()),
-                            ..Default::default()
-                        },
-                        spec,
-                        ..Default::default()
-                    }
+                    let mut object = Self { spec, ..Self::default() };
+                    object.metadata.name = Some(name.to_owned());
+                    object
                 }
             )?
         }

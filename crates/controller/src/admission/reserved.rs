@@ -30,14 +30,17 @@ impl Kind for ReservedIPs {
 
     async fn validate(&self, change: Change<SpiderReservedIP>, _: bool) -> Result<(), Denied> {
         let enabled = self.0.enabled;
-        Ok(match change {
-            Change::Create(reserved) => rules::validate_reserved_create(&ReservedSpec::from(&reserved.spec), enabled)?,
+        match change {
+            Change::Create(reserved) => {
+                rules::validate_reserved_create(&ReservedSpec::from(&reserved.spec), enabled)?;
+            }
             Change::Update { old, new } => {
                 let specs = (ReservedSpec::from(&old.spec), ReservedSpec::from(&new.spec));
                 let terminating = new.metadata.deletion_timestamp.is_some();
                 rules::validate_reserved_update(&new.name_any(), (&specs.0, &specs.1), terminating, enabled)?;
             }
             Change::Delete(_) => {}
-        })
+        }
+        Ok(())
     }
 }

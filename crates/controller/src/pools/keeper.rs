@@ -84,6 +84,9 @@ pub async fn run(context: Context, stop: Stop, synced: Guard) -> Result<(), std:
     Ok(())
 }
 
+/// A pool and how its write ended.
+type Written = (Arc<str>, Result<(), Error>);
+
 struct Keeper {
     context: Arc<Context>,
     ledger: Ledger,
@@ -195,7 +198,7 @@ impl Keeper {
     }
 
     /// The write of a pool that is due, if it differs from what it should be.
-    fn due(&mut self) -> Option<BoxFuture<'static, (Arc<str>, Result<(), Error>)>> {
+    fn due(&mut self) -> Option<BoxFuture<'static, Written>> {
         let name = self.pace.next(Instant::now())?;
         let pool = self.pools.get(&name)?;
         let work = Work {
