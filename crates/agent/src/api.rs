@@ -15,6 +15,9 @@ use std::sync::Arc;
 use tracing::Instrument;
 use wire::agent::{FrameworkError, STATUS_CONFLICT_RELEASE_DISABLED, STATUS_STATEFUL_POD, path};
 
+/// An answer that is not what was asked for; boxed, as answers are large.
+type Refusal = Box<Response>;
+
 /// Which server a request came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Server {
@@ -66,20 +69,20 @@ pub fn elsewhere(router: Router) -> Router {
     let refused = |request: Request| {
         std::future::ready(match route(request.method(), request.uri(), Server::Health) {
             Ok(operation) => not_implemented(operation),
-            Err(response) => response,
+            Err(response) => *response,
         })
     };
     router.fallback(refused).method_not_allowed_fallback(refused)
 }
 
-fn route(method: &Method, uri: &Uri, server: Server) -> Result<Operation, Response> {
+fn route(method: &Method, uri: &Uri, server: Server) -> Result<Operation, Refusal> {
     let path = uri.path();
     let Some((_, methods)) = ROUTES.iter().find(|(one, _)| *one == path) else {
-        return Err(framework(StatusCode::NOT_FOUND, 404, format!("path {path} was not found")));
+        return Err(framework(StatusCode::NOT_FOUND, 404, format!("path {path} was not found")).into());
     };
     match methods.iter().find(|(one, _)| one == method) {
         Some((_, operation)) if operation.server() == server => Ok(*operation),
-        Some((_, operation)) => Err(not_implemented(*operation)),
+        Some((_, operation)) => Err(not_implemented(*operation).into()),
         None => {
             let allowed: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
             let allowed = allowed.join(",");
@@ -88,7 +91,7 @@ fn route(method: &Method, uri: &Uri, server: Server) -> Result<Operation, Respon
             if let Ok(value) = HeaderValue::from_str(&allowed) {
                 response.headers_mut().insert(ALLOW, value);
             }
-            Err(response)
+            Err(response.into())
         }
     }
 }
@@ -96,17 +99,18 @@ fn route(method: &Method, uri: &Uri, server: Server) -> Result<Operation, Respon
 async fn serve(State(agent): State<Arc<Agent>>, request: Request) -> Response {
     let operation = match route(request.method(), request.uri(), Server::Socket) {
         Ok(operation) => operation,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     match dispatch(agent, operation, request).await {
-        Ok(response) | Err(response) => response,
+        Ok(response) => response,
+        Err(response) => *response,
     }
 }
 
-async fn dispatch(agent: Arc<Agent>, operation: Operation, request: Request) -> Result<Response, Response> {
+async fn dispatch(agent: Arc<Agent>, operation: Operation, request: Request) -> Result<Response, Refusal> {
     match operation {
         Operation::Healthy | Operation::AddBatch => Ok(StatusCode::OK.into_response()),
-        Operation::Probe => Err(not_implemented(operation)),
+        Operation::Probe => Err(not_implemented(operation).into()),
         Operation::Endpoint => endpoint(&agent, request.uri().query().unwrap_or_default()).await,
         Operation::Add => {
             let args: wire::agent::AddArgs = body::read(request).await?;
@@ -138,36 +142,39 @@ async fn dispatch(agent: Arc<Agent>, operation: Operation, request: Request) -> 
     }
 }
 
-async fn endpoint(agent: &Agent, query: &str) -> Result<Response, Response> {
-    let required = |name: &str| {
-        body::query(query, name)
-            .ok_or_else(|| framework(StatusCode::UNPROCESSABLE_ENTITY, 602, format!("{name} in query is required")))
+async fn endpoint(agent: &Agent, query: &str) -> Result<Response, Refusal> {
+    let required = |name: &str| -> Result<String, Refusal> {
+        body::query(query, name).ok_or_else(|| {
+            framework(StatusCode::UNPROCESSABLE_ENTITY, 602, format!("{name} in query is required")).into()
+        })
     };
     let (name, namespace) = (required("podName")?, required("podNamespace")?);
     match views::endpoint(agent, &namespace, &name).await {
         Ok(Some(view)) => Ok(json(StatusCode::OK, &view)),
-        Ok(None) => Err(json(StatusCode::NOT_FOUND, &format!("SpiderEndpoint {namespace}/{name} not found"))),
-        Err(failure) => Err(error(&failure)),
+        Ok(None) => Err(json(StatusCode::NOT_FOUND, &format!("SpiderEndpoint {namespace}/{name} not found")).into()),
+        Err(failure) => Err(error(&failure).into()),
     }
 }
 
-fn reply<T: Serialize, E: std::error::Error + 'static>(outcome: Result<T, E>) -> Result<Response, Response> {
-    outcome.map(|value| json(StatusCode::OK, &value)).map_err(|failure| error(&failure))
+fn reply<T: Serialize, E: std::error::Error + 'static>(outcome: Result<T, E>) -> Result<Response, Refusal> {
+    outcome.map(|value| json(StatusCode::OK, &value)).map_err(|failure| error(&failure).into())
 }
 
-fn nothing<E: std::error::Error + 'static>(outcome: Result<(), E>) -> Result<Response, Response> {
-    outcome.map(|()| StatusCode::OK.into_response()).map_err(|failure| error(&failure))
+fn nothing<E: std::error::Error + 'static>(outcome: Result<(), E>) -> Result<Response, Refusal> {
+    outcome.map(|()| StatusCode::OK.into_response()).map_err(|failure| error(&failure).into())
 }
 
-fn batch(outcome: Result<(), release::BatchFailure>) -> Result<Response, Response> {
+fn batch(outcome: Result<(), release::BatchFailure>) -> Result<Response, Refusal> {
     let status = |code| StatusCode::from_u16(code).expect("521 and 522 are in the range of status codes");
     match outcome {
         Ok(()) => Ok(StatusCode::OK.into_response()),
         Err(failure @ release::BatchFailure::Disabled) => {
-            Err(json(status(STATUS_CONFLICT_RELEASE_DISABLED), &failure.to_string()))
+            Err(json(status(STATUS_CONFLICT_RELEASE_DISABLED), &failure.to_string()).into())
         }
-        Err(failure @ release::BatchFailure::Stateful) => Err(json(status(STATUS_STATEFUL_POD), &failure.to_string())),
-        Err(failure) => Err(error(&failure)),
+        Err(failure @ release::BatchFailure::Stateful) => {
+            Err(json(status(STATUS_STATEFUL_POD), &failure.to_string()).into())
+        }
+        Err(failure) => Err(error(&failure).into()),
     }
 }
 

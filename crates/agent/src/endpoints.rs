@@ -51,8 +51,15 @@ impl Wanted {
 struct Slot {
     wanted: Option<Wanted>,
     running: bool,
-    /// Pod UID, owner and object of the last write.
-    written: Option<(String, OwnerRef, Written)>,
+    last: Option<Last>,
+}
+
+/// The last write for a pod name.
+#[derive(Clone)]
+struct Last {
+    uid: String,
+    owner: OwnerRef,
+    object: Written,
 }
 
 impl EndpointQueue {
@@ -147,14 +154,14 @@ impl Inner {
     }
 
     /// What to write next; ends the worker when there is nothing.
-    fn next(&self, key: &str) -> Option<(Wanted, Option<(String, OwnerRef, Written)>)> {
+    fn next(&self, key: &str) -> Option<(Wanted, Option<Last>)> {
         let mut slots = self.slots();
         let slot = slots.get_mut(key)?;
         match &slot.wanted {
-            Some(wanted) => Some((wanted.clone(), slot.written.clone())),
+            Some(wanted) => Some((wanted.clone(), slot.last.clone())),
             None => {
                 slot.running = false;
-                if slot.written.is_none() {
+                if slot.last.is_none() {
                     slots.remove(key);
                 }
                 None
@@ -163,37 +170,32 @@ impl Inner {
     }
 
     /// Books a write; something newer that is wanted meanwhile stays wanted.
-    fn done(&self, key: &str, wanted: &Wanted, written: Option<(String, OwnerRef, Written)>) {
+    fn done(&self, key: &str, wanted: &Wanted, last: Option<Last>) {
         let mut slots = self.slots();
         if let Some(slot) = slots.get_mut(key) {
-            slot.written = written;
+            slot.last = last;
             if slot.wanted.as_ref() == Some(wanted) {
                 slot.wanted = None;
             }
         }
     }
 
-    async fn write(
-        &self,
-        wanted: &Wanted,
-        last: Option<(String, OwnerRef, Written)>,
-    ) -> Result<Option<(String, OwnerRef, Written)>, Failure> {
-        let last = last.filter(|(uid, _, _)| uid == wanted.uid());
+    async fn write(&self, wanted: &Wanted, last: Option<Last>) -> Result<Option<Last>, Failure> {
+        let last = last.filter(|last| last.uid == wanted.uid());
+        let known = last.as_ref().map(|last| &last.object);
         match wanted {
             Wanted::Put(record) => {
                 let owner = match &last {
-                    Some((_, owner, _)) => owner.clone(),
+                    Some(last) => last.owner.clone(),
                     None => self.owner(record).await?,
                 };
                 let status = status(record, &owner);
                 let owned = !(self.stateful_set && is_stateful_set(&owner));
-                let last = last.as_ref().map(|(_, _, written)| written);
-                let written = self.store.write(&record.namespace, &record.name, owned, &status, last).await?;
-                Ok(Some((record.uid.clone(), owner, written)))
+                let object = self.store.write(&record.namespace, &record.name, owned, &status, known).await?;
+                Ok(Some(Last { uid: record.uid.clone(), owner, object }))
             }
             Wanted::Remove { namespace, name, uid } => {
-                let last = last.as_ref().map(|(_, _, written)| written);
-                self.store.remove(namespace, name, uid, last).await?;
+                self.store.remove(namespace, name, uid, known).await?;
                 Ok(None)
             }
         }

@@ -134,11 +134,9 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(5);
 
-    fn patient(stop: Stop) -> impl Future<Output = Result<(), Infallible>> {
-        async move {
-            stop.cancelled().await;
-            Ok(())
-        }
+    async fn patient(stop: Stop) -> Result<(), Infallible> {
+        stop.cancelled().await;
+        Ok(())
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! Reads and writes against the embedded API server.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use apiserver::{Options, Server};
 use ipam::claim::{Claim, Holder, PodHolder, State};
 use k8s_api::{FINALIZER, SpiderEndpoint, SpiderEndpointStatus, SpiderIP, SpiderIPPool};
@@ -104,7 +106,7 @@ async fn missing_definitions_are_told_from_missing_objects() {
 
 fn status(uid: &str, address: &str) -> SpiderEndpointStatus {
     serde_json::from_value(json!({
-        "current": {"uid": uid, "node": "a", "ips": [{"interface": "eth0", "ipv4": address}]},
+        "current": {"uid": uid, "node": "a", "ips": [{"interface": "eth0", "ipv4": address, "vlan": 0}]},
         "ownerControllerType": "Pod", "ownerControllerName": "web"
     }))
     .unwrap()

@@ -1,10 +1,9 @@
 //! Reads bodies and queries as upstream's framework does: 400 for what is no JSON of the type, 422 for what is missing.
 
-use super::framework;
+use super::{Refusal, framework};
 use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::response::Response;
 use serde_json::Value;
 
 /// No request is larger; the pools of a CNI configuration are its only lists.
@@ -14,11 +13,15 @@ const MAX_BODY: usize = 1 << 20;
 const REQUIRED: i64 = 602;
 
 /// The body as a request.
-pub async fn read<T: wire::agent::Request>(request: Request) -> Result<T, Response> {
+pub async fn read<T: wire::agent::Request>(request: Request) -> Result<T, Refusal> {
     let bytes = to_bytes(request.into_body(), MAX_BODY).await.map_err(|error| {
-        framework(StatusCode::PAYLOAD_TOO_LARGE, 413, format!("{} body: {error} (at most {MAX_BODY} bytes)", T::NAME))
+        Refusal::from(framework(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            413,
+            format!("{} body: {error} (at most {MAX_BODY} bytes)", T::NAME),
+        ))
     })?;
-    parse(&bytes).map_err(|(status, code, message)| framework(status, code, message))
+    parse(&bytes).map_err(|(status, code, message)| framework(status, code, message).into())
 }
 
 fn parse<T: wire::agent::Request>(bytes: &[u8]) -> Result<T, (StatusCode, i64, String)> {
