@@ -60,6 +60,6 @@ pub fn after(address: IpAddr) -> Option<IpAddr> {
 pub fn jump(free: &SpanSet, random: u64) -> Option<IpAddr> {
     let size = free.size();
     let wide = u128::from(random);
-    let index = if size > u128::from(u64::MAX) { wide * (size >> 64) } else { wide * size >> 64 };
+    let index = if size > u128::from(u64::MAX) { wide * (size >> 64) } else { (wide * size) >> 64 };
     free.nth(index)
 }

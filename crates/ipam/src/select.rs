@@ -1,7 +1,7 @@
 //! Which pools may serve which NIC of a pod (`spec/ipam.md` §4 and §5).
 //!
 //! One source of pool names wins: pod annotation `ippools`, pod annotation `ippool`, namespace annotations, CNI
-//! configuration, pools marked `default`. Each pool then passes the tests of [`filter`] or is taken out with a reason.
+//! configuration, pools marked `default`. Each pool then passes the tests of `filter` or is taken out with a reason.
 //! What upstream gets wrong is mended here:
 //!
 //! * a pool without `multusName` never needs the NIC's network to be known (W-C24), and `matchMasterSubnet` is

@@ -1,5 +1,7 @@
 //! Admission rules, row by row, as the API server would report them.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use ipam::rules::*;
 use ipam::{Labels, Route, SpanSet};
 

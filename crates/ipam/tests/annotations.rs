@@ -1,5 +1,7 @@
 //! The annotation grammar, row by row.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use ipam::Labels;
 use ipam::annotation::{Network, NicPools, PoolNames, ippool, ippools, namespace_defaults, parse_networks, routes};
 use ipam::nad::{NadDefaults, network_of, networks};

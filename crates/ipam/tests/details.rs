@@ -1,5 +1,7 @@
 //! What endpoint and plugin are told.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use ipam::detail::{Allocation, NicDetail, details, response};
 use ipam::{Pool, Route, SpanSet};
 

@@ -1,5 +1,7 @@
 //! Range arithmetic against a naive set of numbers, and the text rules as tables.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

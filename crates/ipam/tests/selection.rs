@@ -1,5 +1,7 @@
 //! Selection of pools: sources, tests with their reasons, order.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

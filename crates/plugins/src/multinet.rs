@@ -5,7 +5,7 @@
 //! agent, which has pods and NetworkAttachmentDefinitions in its caches; there is no kubeconfig on the node.
 //!
 //! # Expected flow
-//! ADD writes down what it is about to attach ([`cache`]), runs the delegates in order, default network first, reports `network-status`
+//! ADD writes down what it is about to attach (`cache`), runs the delegates in order, default network first, reports `network-status`
 //! through the agent, and answers with the default network's result. DEL runs the same delegates backwards from what was
 //! written down, so it needs neither agent nor API server.
 //!

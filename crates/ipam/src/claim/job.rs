@@ -41,6 +41,7 @@ pub(super) enum End {
 }
 
 /// What a job does after a reply.
+#[allow(clippy::large_enum_variant)] // lives for one call
 enum Next {
     Phase(Phase),
     End(End, Option<Stored>),

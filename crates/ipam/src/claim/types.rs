@@ -234,6 +234,7 @@ pub enum Call {
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // passed once, and the large variant is the common one
 pub enum Outcome {
     /// The object as it is now.
     Stored(Stored),

@@ -140,18 +140,15 @@ impl Config {
         networks: impl Iterator<Item = &'n Network>,
     ) -> Result<(), CniError> {
         let Some(global) = &self.isolation else { return Ok(()) };
-        for network in
-            networks.filter(|network| network.namespace != pod_namespace && !global.contains(&network.namespace))
-        {
-            let msg = format!(
-                "multinet: namespaceIsolation: a pod of namespace {pod_namespace} may not use NetworkAttachmentDefinition {}/{}, only those of its own namespace and of {}",
-                network.namespace,
-                network.name,
-                global.join(", ")
-            );
-            return Err(CniError::new(code::INVALID_CONFIG, msg));
-        }
-        Ok(())
+        let mut foreign = networks.filter(|one| one.namespace != pod_namespace && !global.contains(&one.namespace));
+        let Some(network) = foreign.next() else { return Ok(()) };
+        let msg = format!(
+            "multinet: namespaceIsolation: a pod of namespace {pod_namespace} may not use NetworkAttachmentDefinition {}/{}, only those of its own namespace and of {}",
+            network.namespace,
+            network.name,
+            global.join(", ")
+        );
+        Err(CniError::new(code::INVALID_CONFIG, msg))
     }
 }
 

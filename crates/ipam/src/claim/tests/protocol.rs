@@ -298,7 +298,7 @@ fn a_freed_address_rests_while_others_are_free() {
     let mut seen = std::collections::BTreeSet::new();
     for pod in 0..100 {
         let name = format!("p{pod}");
-        let granted = world.add_now(add(&name, "c", "eth0", vec![want("eth0", &[wide.clone()])])).unwrap();
+        let granted = world.add_now(add(&name, "c", "eth0", vec![want("eth0", std::slice::from_ref(&wide))])).unwrap();
         assert!(seen.insert(granted[0].1), "{} came back after {pod} pods", granted[0].1);
         world.release_now(release(&name, "c", "eth0", PodFate::Gone));
     }
@@ -379,7 +379,7 @@ fn only_a_list_that_is_exact_and_young_enough_proves_a_pool_used_up() {
 fn a_pool_that_cannot_be_listed_fails_the_add_with_the_reason() {
     let mut world = Single::new(Vec::new());
     let empty = pool("small", "10.0.0.0/24", &["10.0.0.1"]);
-    world.add_now(add("a", "a", "eth0", vec![want("eth0", &[empty.clone()])])).unwrap();
+    world.add_now(add("a", "a", "eth0", vec![want("eth0", std::slice::from_ref(&empty))])).unwrap();
     let ticket = world.ask(|ticket| Event::Add(ticket, add("b", "b", "eth0", vec![want("eth0", &[empty])])));
     while !world.answers.contains_key(&ticket) {
         world.reply(unknown());
