@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures::stream::StreamExt;
 
 use crate::Args;
@@ -60,10 +60,8 @@ pub async fn run(args: &Args) -> Result<()> {
         let everybody: Vec<Pod> = pods.iter().flatten().cloned().collect();
         world.api.delete_pods(&everybody).await?;
         dels.0.push(empty(&agents, &pods).await?);
-        let left = world.api.count("SpiderIP").await?;
-        if left != 0 {
-            bail!("{left} addresses leaked after {PODS} DELs");
-        }
+        // An address whose DEL came before the agent saw its pod's end is freed when it sees it: lost is what stays.
+        world.api.counts("SpiderIP", 0).await.context("addresses leaked")?;
     }
     print(&creates, &adds, &endpoints, failures);
     println!("  processor time of the API server for the fill: {}", shown(server_cpu.median()));
