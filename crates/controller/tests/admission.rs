@@ -156,7 +156,7 @@ async fn a_pools_exclusions_may_hold_its_gateway_and_its_neighbours_addresses() 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_overlapping_pools_created_at_once_one_is_admitted() {
     let world = World::start().await;
-    for round in 0..10 {
+    for round in 0..60 {
         let spec = |host: u8| json!({"spec": {"subnet": format!("10.{round}.0.0/24"), "ips": [format!("10.{round}.0.{host}-10.{round}.0.50")]}});
         let (a, b) = (format!("a{round}"), format!("b{round}"));
         let (one, other) = tokio::join!(

@@ -1,4 +1,4 @@
-//! Keeps the NetworkAttachmentDefinition of every SpiderMultusConfig as [`network`](super::network) says.
+//! Keeps the NetworkAttachmentDefinition of every SpiderMultusConfig as [`network`] says.
 //!
 //! Guarantees: exactly one definition per config, created, put right after foreign edits, made again after deletion; a
 //! definition of a former name is deleted; what another SpiderMultusConfig or another controller owns is left alone,

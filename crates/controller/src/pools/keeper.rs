@@ -1,6 +1,6 @@
 //! The one writer of SpiderIPPools' status, node label and finalizer.
 //!
-//! Flow: two watches (pools, SpiderIPs) say which pools are to be looked at; [`pace`](super::pace) says when; a pool that
+//! Flow: two watches (pools, SpiderIPs) say which pools are to be looked at; `pace` says when; a pool that
 //! is due is compared with what it should be and patched where it differs. Nothing is written before both watches have
 //! been read once: a ledger that is half full would show addresses in use as free.
 //!

@@ -19,10 +19,16 @@ use tokio::time::Instant;
 const MEMORY: Duration = Duration::from_secs(10);
 
 /// The other pools.
+///
+/// A pool moves from `admitted` to `watched` in this order: into `watched`, out of `admitted`. Who reads them in the
+/// opposite order misses none.
 #[derive(Debug, Default)]
 pub struct Peers {
+    /// One judgement at a time: of two pools that exclude each other the second sees the first.
+    turn: tokio::sync::Mutex<()>,
     /// What the watch shows; `None` where there is no watch (yet).
     watched: RwLock<Option<HashMap<String, Peer>>>,
+    /// What was admitted and the watch does not show yet.
     admitted: Mutex<HashMap<String, (Peer, Instant)>>,
 }
 
@@ -36,13 +42,13 @@ impl Peers {
     /// The watch shows this pool.
     pub fn seen(&self, pool: &SpiderIPPool) {
         let name = pool.name_any();
-        self.admitted.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         if let Some(watched) = self.watched.write().unwrap_or_else(PoisonError::into_inner).as_mut() {
             match view(pool) {
-                Some(peer) => drop(watched.insert(name, peer)),
+                Some(peer) => drop(watched.insert(name.clone(), peer)),
                 None => drop(watched.remove(&name)),
             }
         }
+        self.forget(&name);
     }
 
     /// The watch shows that this pool is gone.
@@ -50,6 +56,11 @@ impl Peers {
         if let Some(watched) = self.watched.write().unwrap_or_else(PoisonError::into_inner).as_mut() {
             watched.remove(name);
         }
+        self.forget(name);
+    }
+
+    fn forget(&self, name: &str) {
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     /// Judges the pool `name` by `rule`; remembers it if it is admitted and `remember` says so (not for a dry run).
@@ -60,40 +71,42 @@ impl Peers {
         remember: Option<&PoolSpec>,
         rule: impl Fn(&[Peer]) -> Result<(), Refusal>,
     ) -> kube::Result<Result<(), Refusal>> {
-        if let Some(watched) = self.watched()
-            && self.admit(name, remember, watched, &rule).is_ok()
+        let _turn = self.turn.lock().await;
+        // Before either list is read: a pool that is stored meanwhile is in this one or in that.
+        let under_way = self.under_way(name);
+        let mut verdict = self.watched().map(|watched| rule(&joined(watched, &under_way)));
+        if !matches!(verdict, Some(Ok(()))) {
+            let pools = Api::<SpiderIPPool>::all(client.clone()).list(&ListParams::default()).await?;
+            verdict = Some(rule(&joined(pools.items.iter().filter_map(view).collect(), &under_way)));
+        }
+        let verdict = verdict.expect("set above where it was not");
+        if verdict.is_ok()
+            && let Some(peer) = remember.and_then(|spec| Peer::of(name, spec))
         {
-            return Ok(Ok(()));
-        }
-        let pools = Api::<SpiderIPPool>::all(client.clone()).list(&ListParams::default()).await?;
-        let live = pools.items.iter().filter_map(view).map(|peer| (peer.name.clone(), peer)).collect();
-        Ok(self.admit(name, remember, live, &rule))
-    }
-
-    fn watched(&self) -> Option<HashMap<String, Peer>> {
-        self.watched.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// One judgement at a time: of two pools that exclude each other the second sees the first.
-    fn admit(
-        &self,
-        name: &str,
-        remember: Option<&PoolSpec>,
-        mut peers: HashMap<String, Peer>,
-        rule: impl Fn(&[Peer]) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
-        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        admitted.retain(|_, (_, since)| since.elapsed() < MEMORY);
-        for (other, (peer, _)) in admitted.iter().filter(|(other, _)| *other != name) {
-            peers.entry(other.clone()).or_insert_with(|| peer.clone());
-        }
-        let peers: Vec<Peer> = peers.into_values().collect();
-        rule(&peers)?;
-        if let Some(peer) = remember.and_then(|spec| Peer::of(name, spec)) {
+            let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
             admitted.insert(name.to_owned(), (peer, Instant::now()));
         }
-        Ok(())
+        Ok(verdict)
     }
+
+    /// The pools that were admitted and may or may not be stored, other than `name`.
+    fn under_way(&self, name: &str) -> Vec<Peer> {
+        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        admitted.retain(|_, (_, since)| since.elapsed() < MEMORY);
+        admitted.values().filter(|(peer, _)| peer.name != name).map(|(peer, _)| peer.clone()).collect()
+    }
+
+    fn watched(&self) -> Option<Vec<Peer>> {
+        let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        Some(watched.as_ref()?.values().cloned().collect())
+    }
+}
+
+/// `known`, but what is under way as it will be.
+fn joined(mut known: Vec<Peer>, under_way: &[Peer]) -> Vec<Peer> {
+    known.retain(|peer| !under_way.iter().any(|newer| newer.name == peer.name));
+    known.extend_from_slice(under_way);
+    known
 }
 
 fn view(pool: &SpiderIPPool) -> Option<Peer> {
