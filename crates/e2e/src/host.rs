@@ -138,7 +138,7 @@ fn on_signal(clear: impl FnOnce() -> String + Send + 'static) -> Result<()> {
 async fn tell(options: &Options, args: &RunArgs, repository: &Path, scratch: &Path, cache: &Path) -> Result<bool> {
     let mut report = Report::new(args.json);
     report.chapter("The world: an Alibaba Cloud VPC with two machines, and a cluster on them");
-    let mut world = World::up(options, &mut |line| report.say(line)).await?;
+    let mut world = World::up(options, &mut |line| report.step(line)).await?;
     let told = story::tell(&mut world, &mut report, repository, args.dual_stack).await;
     if let Err(error) = told {
         report.check("-", "the story goes to its end", Err(error));

@@ -50,6 +50,12 @@ impl Report {
         self.emit(json!({"type": "note", "text": text}), || format!("   {text}"));
     }
 
+    /// A step of something that takes a while.
+    pub fn step(&mut self, text: &str) {
+        let at = self.started.elapsed().as_secs();
+        self.emit(json!({"type": "step", "text": text, "seconds": at}), || format!("   {text}  [{at} s]"));
+    }
+
     /// A command as a reader would type it, and what it printed.
     pub fn shell(&mut self, command: &str, output: &str) {
         self.emit(json!({"type": "command", "command": command, "output": output}), || {

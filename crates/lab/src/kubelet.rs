@@ -73,7 +73,12 @@ pub(crate) struct Shared {
     client: Client,
     runtime: cni::Runtime,
     recorder: Recorder,
+    /// Sandboxes that are made or ended at the same time: a slow machine that does all at once finishes none in time.
+    hands: tokio::sync::Semaphore,
 }
+
+/// How many sandboxes are worked on at once.
+const HANDS: usize = 6;
 
 /// Runs until it is stopped; the pods go on without it.
 pub fn run(args: Args) -> Result<()> {
@@ -86,7 +91,7 @@ async fn serve(args: Args) -> Result<()> {
         cni::Runtime { conf_dir: args.cni_conf_dir.clone(), bin_dirs: args.cni_bin_dir.clone(), cache_dir: args.cni_cache_dir.clone() };
     let recorder = Recorder::new(client.clone(), "kubelet", Some(&args.node_name));
     let records = Record::all(&args.root_dir).context("cannot read the state of pods")?;
-    let shared = Arc::new(Shared { args, client, runtime, recorder });
+    let shared = Arc::new(Shared { args, client, runtime, recorder, hands: tokio::sync::Semaphore::new(HANDS) });
     let mut heart = tokio::spawn(node::keep_alive(shared.clone()));
     let mut pods = tokio::spawn(Pods { shared, workers: HashMap::new() }.follow(records));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

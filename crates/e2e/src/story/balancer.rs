@@ -12,11 +12,13 @@ use lab::gateway;
 use lab::world::{CLUSTER_DNS, NODES};
 use serde_json::json;
 
-use super::probes::{self, Found, Probe, field};
+use super::probes::{self, field};
 use super::{PATIENCE, Story};
 use crate::cluster::until;
 use crate::report::Verdict;
 
+/// How many requests the client makes.
+const BALANCED: usize = 6;
 /// What the cloud controller's complaints are called.
 const FAILED: &str = lab::cloud::FAILED;
 
@@ -104,24 +106,18 @@ impl Story<'_> {
         Ok(Verdict::new(good, "tcp-service as L4, http-service as L7, each with its balancer's address", seen.join(", ")))
     }
 
-    /// Requests from the external client until both nodes have answered.
+    /// Requests from the external client.
     pub(super) async fn layer_four(&self) -> Result<Verdict> {
         let view = self.until_healthy("default/tcp-service").await?;
-        let found = self.ask_balancer(view.address.into(), 999);
-        let failures: Vec<String> = found.iter().filter(|found| !found.answered()).map(Found::failure).collect();
-        let peers: BTreeSet<&str> = found.iter().filter_map(|found| field(found.stdout(), "peer")).collect();
-        let pods: BTreeSet<&str> = found.iter().filter_map(|found| field(found.stdout(), "name")).collect();
+        let output = self.world.in_cloud("client").run(&probes::curls(view.address.into(), 999, BALANCED))?;
+        let values = |key: &str| output.stdout.lines().filter_map(|line| Some(line.strip_prefix(key)?.strip_prefix(": ")?.to_owned())).collect::<Vec<_>>();
+        let answered = values("name").len();
+        let (pods, peers): (BTreeSet<String>, BTreeSet<String>) = (values("name").into_iter().collect(), values("peer").into_iter().collect());
         let client = gateway::CLIENT[0];
-        let good = failures.is_empty() && peers == BTreeSet::from([client]);
-        let answered = found.len() - failures.len();
-        let detail = if failures.is_empty() { String::new() } else { format!("; {}", failures[0]) };
-        let seen = format!("{answered} of {} answered by {pods:?}, which saw {peers:?}{detail}", found.len());
+        let good = output.succeeded() && answered == BALANCED && peers == BTreeSet::from([client.to_owned()]);
+        let detail = if output.succeeded() { String::new() } else { format!("; {}", probes::last_line(&output)) };
+        let seen = format!("{answered} of {BALANCED} answered by {pods:?}, which saw {peers:?}{detail}");
         Ok(Verdict::new(good, format!("all requests answered, the pods see {client}"), seen))
-    }
-
-    pub(super) fn ask_balancer(&self, address: IpAddr, port: u16) -> Vec<Found> {
-        let probe = |number: usize| Probe { what: format!("client request {number}"), place: self.world.in_cloud("client"), words: probes::curl(address, port) };
-        probes::run((1..=6).map(probe).collect())
     }
 
     async fn layer_seven(&self) -> Result<Verdict> {

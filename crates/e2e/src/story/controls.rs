@@ -41,7 +41,8 @@ impl Story<'_> {
     /// worker's second NIC is cleared of ipvlan pods first: a parent cannot have both kinds of children.
     async fn macvlan(&mut self) -> Result<Verdict> {
         self.pin_second_app(Some("master")).await?;
-        self.cluster.until_ready("app=test-app-2", 1, PATIENCE).await?;
+        // The changed template has made a new pod on master.
+        let to = self.cluster.until_ready("app=test-app-2", 1, PATIENCE).await?[0].address(true)?;
         let network = json!({
             "apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderMultusConfig",
             "metadata": {"name": "macvlan-eth1", "namespace": "kube-system"},
@@ -49,7 +50,7 @@ impl Story<'_> {
         });
         self.cluster.apply_value(network).await?;
         self.admit_network("worker-192", &["kube-system/ipvlan-eth1", "kube-system/macvlan-eth1"]).await?;
-        let verdict = self.compare_macvlan().await;
+        let verdict = self.compare_macvlan(to).await;
         self.cluster.delete_pods(&["control-macvlan".into(), "control-ipvlan".into()]).await?;
         self.admit_network("worker-192", &["kube-system/ipvlan-eth1"]).await?;
         self.cluster.delete_product("SpiderMultusConfig", Some("kube-system"), "macvlan-eth1").await?;
@@ -58,8 +59,7 @@ impl Story<'_> {
         verdict
     }
 
-    async fn compare_macvlan(&mut self) -> Result<Verdict> {
-        let to = self.app("test-app-2", "master")?.address(true)?;
+    async fn compare_macvlan(&mut self, to: IpAddr) -> Result<Verdict> {
         let pod = self.started("control-macvlan", "kube-system/macvlan-eth1", json!({})).await?;
         let before = self.dropped(Reason::UnknownSourceMac)?;
         let output = self.ping_once(&self.inside(&pod)?, to)?;

@@ -71,6 +71,13 @@ pub fn ping(to: IpAddr) -> Vec<String> {
     words(&["ping", "-n", "-c", "2", "-i", "0.2", "-W", "3", &to.to_string()])
 }
 
+/// The page at an address, several times: one connection each, because the application closes it.
+pub fn curls(to: IpAddr, port: u16, times: usize) -> Vec<String> {
+    let mut all = words(&["curl", "-sS", "--max-time", "20", "--connect-timeout", "6", "--fail-early"]);
+    all.extend(std::iter::repeat_n(url(to, port), times));
+    all
+}
+
 /// The page at an address.
 pub fn curl(to: IpAddr, port: u16) -> Vec<String> {
     words(&["curl", "-sS", "--max-time", "6", &url(to, port)])

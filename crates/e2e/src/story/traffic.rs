@@ -96,13 +96,13 @@ impl Story<'_> {
             .find(|address: &IpAddr| address.is_ipv4() == family.v4)
             .with_context(|| format!("Service {} has no ClusterIP of {}", service.name_any(), family.name()))?;
         // Which backend is asked is chance; eight requests miss one of two once in 128 runs, three rounds practically never.
-        let script = format!("for i in 1 2 3 4 5 6 7 8; do curl -sS --max-time 6 {} || exit 1; done", probes::url(address, 80));
+        let requests = probes::curls(address, 80, 8);
         let (mut wrong, mut reached) = (Vec::new(), 0);
         let mut waiting: Vec<&AppPod> = self.apps.iter().collect();
         for _ in 0..3 {
             let mut list = Vec::new();
             for pod in &waiting {
-                list.push(Probe { what: pod.name.clone(), place: self.inside(pod)?, words: probes::words(&["sh", "-c", &script]) });
+                list.push(Probe { what: pod.name.clone(), place: self.inside(pod)?, words: requests.clone() });
             }
             let found = probes::run(list);
             wrong.extend(found.iter().filter(|found| !found.answered()).map(Found::failure));

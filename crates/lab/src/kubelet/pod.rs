@@ -89,13 +89,13 @@ impl Worker {
             return Duration::from_secs(3600);
         }
         if !self.record.as_ref().is_some_and(|record| record.connected)
-            && let Err(message) = self.connect(pod).await
+            && let Err(message) = self.connect_in_turn(pod).await
         {
             self.failures += 1;
             tracing::warn!(pod = pod.name_any(), message, "sandbox failed");
             self.shared.recorder.note(&**pod, Warning, "FailedCreatePodSandBox", message);
             self.write_status(pod).await;
-            return Duration::from_millis(500 << self.failures.min(4));
+            return Duration::from_millis(500 << self.failures.min(4)); // 1 s to 8 s
         }
         self.failures = 0;
         self.adopt(pod);
@@ -109,6 +109,18 @@ impl Worker {
             pause = Duration::from_millis(300);
         }
         pause
+    }
+
+    async fn connect_in_turn(&mut self, pod: &Pod) -> Result<(), String> {
+        let shared = self.shared.clone();
+        let _turn = shared.hands.acquire().await.map_err(|error| error.to_string())?;
+        self.connect(pod).await
+    }
+
+    async fn disconnect_in_turn(&mut self, pod: Option<&Pod>) -> Result<(), String> {
+        let shared = self.shared.clone();
+        let _turn = shared.hands.acquire().await.map_err(|error| error.to_string())?;
+        self.disconnect(pod).await
     }
 
     /// Makes the sandbox and connects it. The message is the one that a real kubelet puts into the event.
@@ -379,7 +391,7 @@ impl Worker {
         if let Some(pod) = pod {
             self.write_status(pod).await;
         }
-        while let Err(message) = self.disconnect(pod).await {
+        while let Err(message) = self.disconnect_in_turn(pod).await {
             tracing::warn!(message, "cannot tear the sandbox down; trying again");
             if let Some(pod) = pod {
                 self.shared.recorder.note(pod, Warning, "FailedKillPod", format!("error killing pod: {message}"));
