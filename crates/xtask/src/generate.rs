@@ -4,12 +4,12 @@ use anyhow::Result;
 
 use crate::run::{cargo, passed_on};
 
-/// Writes (or with `check` only compares) `charts/spiderpool/crds`.
+/// Writes (or with `check` only compares) `charts/spiderpool/crds`. The test that compares is also the one that writes.
 pub fn crds(check: bool) -> Result<()> {
     let mut make = cargo();
-    make.args(["run", "--quiet", "--locked", "-p", "k8s-api", "--example", "crds", "--", "charts/spiderpool/crds"]);
-    if check {
-        make.arg("--check");
+    make.args(["test", "--quiet", "--locked", "-p", "k8s-api", "--test", "crds"]);
+    if !check {
+        make.env("UPDATE_CRDS", "1");
     }
     passed_on(make)
 }
