@@ -28,7 +28,7 @@ const KINDS: &[Row] = &[
     ("", "io.k8s.api.core.v1", "Namespace", false, NameForm::Label),
     ("", "io.k8s.api.core.v1", "Node", false, NameForm::Subdomain),
     ("", "io.k8s.api.core.v1", "Pod", true, NameForm::Subdomain),
-    ("", "io.k8s.api.core.v1", "Service", true, NameForm::Label1035),
+    ("", "io.k8s.api.core.v1", "Service", true, NameForm::Label),
     ("", "io.k8s.api.core.v1", "Endpoints", true, NameForm::Subdomain),
     ("", "io.k8s.api.core.v1", "ConfigMap", true, NameForm::Subdomain),
     ("", "io.k8s.api.core.v1", "Secret", true, NameForm::Subdomain),
@@ -95,6 +95,14 @@ impl Builtin {
     pub fn validate_status(&self, new: &Value, old: &Value) -> Vec<Cause> {
         let mut causes = Vec::new();
         meta::on_update(&new["metadata"], &old["metadata"], false, &mut causes);
+        let ingress = &new["status"]["loadBalancer"]["ingress"];
+        if self.kind == "Service"
+            && new["spec"]["type"] != "LoadBalancer"
+            && ingress.as_array().is_some_and(|l| !l.is_empty())
+        {
+            let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+            causes.push(Cause::forbidden("status.loadBalancer.ingress", detail));
+        }
         causes
     }
 

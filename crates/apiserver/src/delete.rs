@@ -14,6 +14,7 @@ use crate::list::Filter;
 use crate::meta;
 use crate::render::{self, ListMeta};
 use crate::request::{Call, Target, decode};
+use crate::schema::Cause;
 use crate::server::Server;
 use crate::status::{Failure, Outcome};
 use crate::storage::{Expect, Object, Refused, Write};
@@ -55,11 +56,15 @@ impl Options {
     fn read(call: &Call, body: &Bytes) -> Outcome<Self> {
         let body = if body.is_empty() { json!({}) } else { decode(&call.content_type, body)? };
         let text = |v: &Value| v.as_str().map(str::to_owned);
-        let in_query = call.query.text("gracePeriodSeconds").map(|t| t.parse::<i64>());
-        let in_query = in_query.transpose().map_err(|e| Failure::bad_request(format!("gracePeriodSeconds: {e}")))?;
+        let in_query = call.query.integer("gracePeriodSeconds")?;
         let orphan = body["orphanDependents"].as_bool().or(call.query.flag("orphanDependents"));
         let policy =
             text(&body["propagationPolicy"]).or_else(|| call.query.text("propagationPolicy").map(str::to_owned));
+        if let (Some(policy), Some(_)) = (&policy, orphan) {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            let cause = Cause::invalid_text("propagationPolicy", policy, why);
+            return Err(Failure::invalid_options("DeleteOptions", &[cause]));
+        }
         let propagation = match (policy.as_deref(), orphan) {
             (None, None) => None,
             (None, Some(true)) | (Some("Orphan"), _) => Some(Propagation::Orphan),
@@ -72,7 +77,8 @@ impl Options {
             propagation,
             uid: text(&body["preconditions"]["uid"]),
             version: text(&body["preconditions"]["resourceVersion"]),
-            dry_run: call.query.dry_run()? || body["dryRun"].as_array().is_some_and(|d| d.iter().any(|v| v == "All")),
+            dry_run: call.query.dry_run("DeleteOptions")?
+                || body["dryRun"].as_array().is_some_and(|d| d.iter().any(|v| v == "All")),
         })
     }
 
@@ -89,16 +95,9 @@ impl Options {
 }
 
 fn unsupported_policy(given: &str) -> Failure {
-    let message =
-        format!("Unsupported value: {given:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"");
-    let mut failure = Failure::custom(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "Invalid",
-        format!("DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: {message}"),
-    );
-    failure.details = json!({"group": "meta.k8s.io", "kind": "DeleteOptions",
-        "causes": [{"reason": "FieldValueNotSupported", "message": message, "field": "propagationPolicy"}]});
-    failure
+    let supported = ["Foreground", "Background", "Orphan", "nil"];
+    let cause = Cause::not_supported("propagationPolicy", &given.into(), &supported);
+    Failure::invalid_options("DeleteOptions", &[cause])
 }
 
 /// What deletion did.
@@ -216,11 +215,14 @@ fn mark(resource: &Resource, value: &mut Value, options: &Options) -> bool {
     }
     let namespace = resource.is("/namespaces") && value["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
     let wait = grace > 0 || !finalizers.is_empty() || namespace;
+    if !wait && !resource.is("/pods") {
+        return false; // it goes as it is
+    }
     let meta = meta::map_mut(value);
     if first {
         let at = Timestamp::now() + SignedDuration::from_secs(grace);
         meta.insert("deletionTimestamp".into(), meta::stamp(at).into());
-        if let Some(generation) = meta.get("generation").and_then(Value::as_i64) {
+        if let Some(generation) = meta.get("generation").and_then(Value::as_i64).filter(|_| !definition) {
             meta.insert("generation".into(), (generation + 1).into());
         }
     }

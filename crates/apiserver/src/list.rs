@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::kinds::Resource;
 use crate::render::{self, ListMeta};
-use crate::request::{Call, invalid_option};
+use crate::request::Call;
+use crate::schema::Cause;
 use crate::selector::{Fields, Labels};
 use crate::status::{Failure, Outcome};
 use crate::storage::{Object, Shard, State, Store};
@@ -30,7 +31,7 @@ impl Filter {
         let labels = call.query.text("labelSelector").map(Labels::parse).transpose()?.unwrap_or_default();
         let stored = |path: &str| stored_field(resource, path);
         let text = call.query.text("fieldSelector").unwrap_or_default();
-        let mut fields = Fields::parse(text, |path| resource.selects(&stored(path)))?.map_paths(stored);
+        let mut fields = Fields::parse(text, |path| unselectable(resource, path))?.map_paths(stored);
         if let Some(name) = &call.target.name {
             fields = fields.named(name);
         }
@@ -65,6 +66,21 @@ impl Filter {
     }
 }
 
+/// Why a list cannot be selected by a field; each kind has kube-apiserver's words.
+fn unselectable(resource: &Resource, path: &str) -> Option<String> {
+    if resource.selects(&stored_field(resource, path)) {
+        return None;
+    }
+    Some(match &*resource.store {
+        "batch/jobs" => format!("field label {path:?} not supported for Job"),
+        "/events" | "/namespaces" | "/nodes" | "/pods" | "/secrets" | "/services" => {
+            format!("field label not supported: {path}")
+        }
+        _ if !resource.builtin => format!("field label not supported: {path}"),
+        _ => format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+    })
+}
+
 /// events.k8s.io calls the fields of the stored core/v1 Event by other names.
 fn stored_field(resource: &Resource, path: &str) -> String {
     match (resource.group.as_str(), path.split_once('.')) {
@@ -87,23 +103,25 @@ pub fn get(store: &Store, call: &Call) -> Outcome<Response> {
     render::object(call, StatusCode::OK, &object)
 }
 
-/// The `resourceVersion` parameter.
-pub fn version_option(call: &Call) -> Outcome<Option<u64>> {
-    let parse = |text: &str| {
-        text.parse().map_err(|_| {
-            invalid_option(
-                "resourceVersion",
-                &format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
-            )
-        })
+/// The `resourceVersion` parameter, or what is wrong with it.
+fn version_text(call: &Call) -> Result<Option<u64>, Cause> {
+    let refuse = |text: &str| {
+        let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+        Cause::invalid_text("resourceVersion", text, why)
     };
-    call.query.text("resourceVersion").map(parse).transpose()
+    call.query.text("resourceVersion").map(|text| text.parse().map_err(|_| refuse(text))).transpose()
+}
+
+/// The `resourceVersion` parameter of a get or a watch; a wrong one is an error 500, as kube-apiserver has it.
+pub fn version_option(call: &Call) -> Outcome<Option<u64>> {
+    version_text(call).map_err(|cause| Failure::custom(StatusCode::INTERNAL_SERVER_ERROR, "", cause.to_string()))
 }
 
 /// GET of a collection.
 pub fn list(store: &Store, call: &Call) -> Outcome<Response> {
     let filter = Filter::of(call)?;
     let limit = call.query.number("limit")?.unwrap_or(0) as usize;
+    call.query.number("timeoutSeconds")?; // a list takes no time, but the option must make sense
     let page = Page::of(call, limit)?;
     let (mut objects, version) = {
         let state = store.read();
@@ -138,12 +156,15 @@ struct Page {
 
 impl Page {
     fn of(call: &Call, limit: usize) -> Outcome<Self> {
-        let version = version_option(call)?;
+        let version =
+            version_text(call).map_err(|cause| Failure::bad_request(format!("invalid resource version: {cause}")))?;
         let matching = call.query.text("resourceVersionMatch");
         if call.query.flag("sendInitialEvents").is_some() {
-            return Err(invalid_option("sendInitialEvents", "Forbidden: sendInitialEvents is forbidden for list"));
+            let cause = Cause::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+            return Err(Failure::invalid_options("ListOptions", &[cause]));
         }
-        let forbid = |why: &str| Err(invalid_option("resourceVersionMatch", &format!("Forbidden: {why}")));
+        let refuse = |cause| Err(Failure::invalid_options("ListOptions", &[cause]));
+        let forbid = |why: &str| refuse(Cause::forbidden("resourceVersionMatch", why));
         if let Some(token) = call.query.text("continue") {
             if matching.is_some() {
                 return forbid("resourceVersionMatch is forbidden when continue is provided");
@@ -159,14 +180,14 @@ impl Page {
             (None, None | Some(0)) | (Some("NotOlderThan"), Some(0)) => Want::Newest,
             (Some(_), None) => return forbid("resourceVersionMatch is forbidden unless resourceVersion is provided"),
             (Some("Exact"), Some(0)) => {
-                return forbid("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"");
+                return forbid("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
             }
             (Some("Exact"), Some(v)) => Want::Exactly(v),
             (None, Some(v)) if limit > 0 => Want::Exactly(v),
             (None | Some("NotOlderThan"), Some(v)) => Want::NotOlderThan(v),
             (Some(other), _) => {
-                let message = format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"");
-                return Err(invalid_option("resourceVersionMatch", &message));
+                let supported = ["Exact", "NotOlderThan", ""];
+                return refuse(Cause::not_supported("resourceVersionMatch", &other.into(), &supported));
             }
         };
         Ok(Self { want, after: None })
@@ -222,9 +243,10 @@ fn encode_token(value: &Value) -> String {
 
 /// Version (`None` for an inconsistent continuation) and last key of a continue token.
 fn parse_token(token: &str) -> Outcome<(Option<u64>, String)> {
-    let refuse = || Failure::bad_request("continue key is not valid");
-    let bytes = STANDARD_NO_PAD.decode(token).map_err(|_| refuse())?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|_| refuse())?;
-    let start = value["start"].as_str().ok_or_else(refuse)?;
+    let refuse =
+        |why: String| Failure::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+    let bytes = STANDARD_NO_PAD.decode(token).map_err(|e| refuse(e.to_string()))?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
+    let start = value["start"].as_str().ok_or_else(|| refuse("it has no start".into()))?;
     Ok((value["rv"].as_u64(), start.to_owned()))
 }

@@ -75,16 +75,12 @@ pub fn keep_system(old: &Value, new: &mut Value) {
     let meta = map_mut(new);
     meta.remove("managedFields");
     meta.remove("selfLink");
-    for key in [
-        "generateName",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "uid",
-        "namespace",
-    ] {
+    for key in
+        ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid", "namespace"]
+    {
         match &old["metadata"][key] {
+            // What only a deletion sets stays for validation to refuse.
+            Value::Null if key.starts_with("deletion") => {}
             Value::Null => {
                 meta.remove(key);
             }

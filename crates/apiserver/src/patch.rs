@@ -1,6 +1,7 @@
 //! The patch types.
 use bytes::Bytes;
 use http::StatusCode;
+use json_patch::{AddOperation, PatchOperation};
 use serde_json::Value;
 
 use crate::kinds::Resource;
@@ -24,9 +25,15 @@ impl Patch {
         let refuse = |e: serde_json::Error| Failure::bad_request(format!("error decoding patch: {e}"));
         match content_type {
             "application/json-patch+json" => serde_json::from_slice(body).map(Self::Json).map_err(refuse),
-            "application/merge-patch+json" => serde_json::from_slice(body).map(Self::Merge).map_err(refuse),
+            "application/merge-patch+json" => match serde_json::from_slice(body).map_err(refuse)? {
+                map @ Value::Object(_) => Ok(Self::Merge(map)),
+                other => Err(Failure::bad_request(format!("error decoding patch: {}", no_map(&other)))),
+            },
             "application/strategic-merge-patch+json" if resource.builtin => {
-                serde_json::from_slice(body).map(Self::Strategic).map_err(refuse)
+                match serde_json::from_slice(body).map_err(|e| Failure::bad_request(e.to_string()))? {
+                    map @ Value::Object(_) => Ok(Self::Strategic(map)),
+                    other => Err(Failure::bad_request(no_map(&other))),
+                }
             }
             _ if resource.builtin => Err(Failure::unsupported_media_type(&[
                 "application/json-patch+json",
@@ -41,7 +48,7 @@ impl Patch {
     pub fn apply(&self, resource: &Resource, current: &Value) -> Outcome<Value> {
         let mut value = current.clone();
         match self {
-            Self::Json(patch) => json_patch::patch(&mut value, patch).map_err(|e| {
+            Self::Json(patch) => patch_in_order(&mut value, patch).map_err(|e| {
                 let message = "the server rejected our request due to an error in our request";
                 let mut failure = Failure::custom(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
                 failure.details =
@@ -55,4 +62,41 @@ impl Patch {
         }
         Ok(value)
     }
+}
+
+/// The refusal of a patch that is no object, in Go's words.
+fn no_map(value: &Value) -> String {
+    let seen = match value {
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        _ => "number",
+    };
+    format!("json: cannot unmarshal {seen} into Go value of type map[string]interface {{}}")
+}
+
+/// RFC 6902, except that `replace` of an absent member of an object adds it, as kube-apiserver's library does.
+fn patch_in_order(value: &mut Value, patch: &json_patch::Patch) -> Result<(), json_patch::PatchError> {
+    let mut operations = patch.0.clone();
+    if operations.iter().any(|operation| matches!(operation, PatchOperation::Replace(_))) {
+        let mut scratch = value.clone();
+        for at in 0..operations.len() {
+            if let PatchOperation::Replace(replace) = &operations[at]
+                && is_new_member(&scratch, replace.path.as_str())
+            {
+                let (path, value) = (replace.path.clone(), replace.value.clone());
+                operations[at] = PatchOperation::Add(AddOperation { path, value });
+            }
+            if json_patch::patch(&mut scratch, &operations[at..=at]).is_err() {
+                break;
+            }
+        }
+    }
+    json_patch::patch(value, &operations)
+}
+
+/// Whether a path names an absent member of an object that is there.
+fn is_new_member(value: &Value, path: &str) -> bool {
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| value.pointer(parent));
+    value.pointer(path).is_none() && parent.is_some_and(Value::is_object)
 }

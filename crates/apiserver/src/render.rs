@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::kinds::Resource;
-use crate::request::{Call, Shape, invalid_option};
+use crate::request::{Call, Shape};
+use crate::schema::Cause;
 use crate::status::{Failure, Outcome};
 use crate::storage::Object;
 
@@ -74,8 +75,8 @@ pub fn table(call: &Call, values: &[Value], meta: &ListMeta, headers: bool) -> O
         json!({"cells": columns.cells(value, now), "object": object})
     };
     if !matches!(include, "None" | "Object" | "Metadata") {
-        let message = format!("Invalid value: {include:?}: must be 'Metadata', 'Object', 'None', or empty");
-        return Err(invalid_option("includeObject", &message));
+        let cause = Cause::invalid_text("includeObject", include, "must be 'Metadata', 'Object', 'None', or empty");
+        return Err(Failure::bad_request(format!("Unable to convert to Table as requested: {cause}")));
     }
     Ok(json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta.value(),

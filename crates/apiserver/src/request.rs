@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::kinds::{Catalog, Resource};
 use crate::protobuf;
+use crate::schema::Cause;
 use crate::status::{Failure, Outcome};
 
 /// Media types that answers can have.
@@ -80,38 +81,28 @@ impl Query {
         self.0.iter().find(|(k, _)| k == key).map(|(_, v)| !matches!(v.to_lowercase().as_str(), "false" | "0" | "f"))
     }
 
-    /// A number.
+    /// A number; a negative one counts as 0.
     pub fn number(&self, key: &str) -> Outcome<Option<u64>> {
-        let parse =
-            |text: &str| text.parse().map_err(|_| Failure::bad_request(format!("{key}: Invalid value: {text:?}")));
-        self.text(key).map(parse).transpose()
+        Ok(self.integer(key)?.map(|number| number.max(0).unsigned_abs()))
     }
 
-    /// `dryRun=All`; any other value is refused.
-    pub fn dry_run(&self) -> Outcome<bool> {
+    /// A number that may be negative.
+    pub fn integer(&self, key: &str) -> Outcome<Option<i64>> {
+        let refuse = |text| Failure::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"));
+        self.text(key).map(|text| text.parse().map_err(|_| refuse(text))).transpose()
+    }
+
+    /// `dryRun=All`; any other value is refused as one of the `options`, `CreateOptions` and the like.
+    pub fn dry_run(&self, options: &str) -> Outcome<bool> {
         match self.text("dryRun") {
             None => Ok(false),
             Some("All") => Ok(true),
             Some(other) => {
-                Err(invalid_option("dryRun", &format!("Unsupported value: {other:?}: supported values: \"All\"")))
+                let cause = Cause::not_supported("dryRun", &Value::from(vec![other]), &["All"]);
+                Err(Failure::invalid_options(options, &[cause]))
             }
         }
     }
-}
-
-/// 422 for a request option.
-pub fn invalid_option(field: &str, message: &str) -> Failure {
-    let mut failure = Failure::custom(
-        http::StatusCode::UNPROCESSABLE_ENTITY,
-        "Invalid",
-        format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: {message}"),
-    );
-    let reason = if message.starts_with("Forbidden") { "FieldValueForbidden" } else { "FieldValueInvalid" };
-    failure.details = serde_json::json!({
-        "group": "meta.k8s.io", "kind": "ListOptions",
-        "causes": [{"reason": reason, "message": message, "field": field}],
-    });
-    failure
 }
 
 /// What an answer looks like.

@@ -9,7 +9,7 @@ use crate::meta;
 use crate::patch::Patch;
 use crate::render;
 use crate::request::{Call, decode};
-use crate::server::Server;
+use crate::server::{Server, no_subresource};
 use crate::status::{Failure, Outcome};
 use crate::write::Writing;
 
@@ -57,7 +57,7 @@ fn selector_text(selector: &Value) -> String {
 /// GET, PUT and PATCH.
 pub async fn serve(server: &Server, call: &Call, method: &Method, body: &Bytes) -> Outcome<Response> {
     let resource: &Resource = call.resource();
-    let scale = resource.scale.as_ref().ok_or_else(Failure::no_such_path)?;
+    let scale = resource.scale.as_ref().ok_or_else(|| no_subresource(call))?;
     let patch = match *method {
         Method::GET => {
             let object = server.store().get(&resource.store, &call.key());
@@ -73,7 +73,7 @@ pub async fn serve(server: &Server, call: &Call, method: &Method, body: &Bytes) 
         _ => return Err(Failure::method_not_allowed()),
     };
     let whole = if patch.is_none() { decode(&call.content_type, body)? } else { Value::Null };
-    let mut writing = Writing::new(server, call)?;
+    let mut writing = Writing::new(server, call, "UpdateOptions")?;
     let change = |current: &Value| {
         let wanted = match &patch {
             Some(patch) => patch.apply(resource, &view(scale, current))?,

@@ -1,4 +1,6 @@
 //! Label and field selectors.
+use crate::schema::cause::{Cause, index};
+use crate::schema::names;
 use crate::status::{Failure, Outcome};
 
 /// A conjunction of label requirements.
@@ -24,12 +26,7 @@ enum Op {
 impl Labels {
     /// Parses the text of `labelSelector`.
     pub fn parse(text: &str) -> Outcome<Self> {
-        let refuse = |why: String| Failure::bad_request(format!("unable to parse requirement: {why}"));
-        split_outside_parentheses(text)
-            .into_iter()
-            .map(|part| requirement(part).map_err(refuse))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        Parser { tokens: tokens(text), at: 0 }.selector().map(Self).map_err(Failure::bad_request)
     }
 
     /// Parses a `metav1.LabelSelector` object.
@@ -71,60 +68,171 @@ impl Labels {
     }
 }
 
-fn split_outside_parentheses(text: &str) -> Vec<&str> {
-    let (mut depth, mut start, mut parts) = (0i32, 0, Vec::new());
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts.into_iter().map(str::trim).filter(|part| !part.is_empty()).collect()
+/// A word or an operator of a selector's text; the end is an empty one.
+#[derive(Debug, Clone, PartialEq)]
+enum Token {
+    Word(String),
+    Sign(&'static str),
+    End,
 }
 
-fn requirement(text: &str) -> Result<Requirement, String> {
-    let make = |key: &str, op| {
-        let key = key.trim();
-        match key.is_empty() || key.contains([' ', '(', ')', '!', '=']) {
-            true => Err(format!("<nil>: Invalid value: {key:?}: label key in {text:?} is not valid")),
-            false => Ok(Requirement { key: key.to_owned(), op }),
+impl Token {
+    fn text(&self) -> String {
+        match self {
+            Self::Word(text) => text.clone(),
+            Self::Sign(sign) => (*sign).to_owned(),
+            Self::End => String::new(),
         }
-    };
-    if let Some(key) = text.strip_prefix('!') {
-        return make(key, Op::Absent);
     }
-    if let Some((key, value)) = text.split_once("!=") {
-        return make(key, Op::NotIn(vec![value.trim().to_owned()]));
-    }
-    if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
-        return make(key, Op::In(vec![value.trim().to_owned()]));
-    }
-    if let Some((head, values)) = text.split_once('(') {
-        let values = values.strip_suffix(')').ok_or_else(|| format!("found {text:?}, expected: ')'"))?;
-        let values = values.split(',').map(|v| v.trim().to_owned()).collect();
-        let (key, op) = head.trim().split_once(char::is_whitespace).unwrap_or((head, ""));
-        return match op.trim() {
-            "in" => make(key, Op::In(values)),
-            "notin" => make(key, Op::NotIn(values)),
-            other => Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),
+}
+
+const SIGNS: [&str; 9] = ["==", "!=", "=", "!", "(", ")", ",", ">", "<"];
+
+/// Takes the text apart (apimachinery `labels.Lexer`).
+fn tokens(text: &str) -> Vec<Token> {
+    let mut all = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let word = rest.find(|c: char| c.is_whitespace() || "=!(),><".contains(c)).unwrap_or(rest.len());
+        let (token, length) = match SIGNS.iter().find(|sign| rest.starts_with(**sign)) {
+            Some(sign) => (Token::Sign(sign), sign.len()),
+            None => (Token::Word(rest[..word].to_owned()), word),
         };
+        all.push(token);
+        rest = rest[length..].trim_start();
     }
-    for (sign, op) in [('>', Op::Greater as fn(i64) -> Op), ('<', Op::Less as fn(i64) -> Op)] {
-        if let Some((key, value)) = text.split_once(sign) {
-            let number = value
-                .trim()
-                .parse()
-                .map_err(|_| format!("for 'Gt', 'Lt' operators, the value must be an integer: {value:?}"))?;
-            return make(key, op(number));
+    all
+}
+
+/// Reads requirements from tokens (apimachinery `labels.Parser`).
+struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+}
+
+impl Parser {
+    fn peek(&self) -> Token {
+        self.tokens.get(self.at).cloned().unwrap_or(Token::End)
+    }
+
+    fn next(&mut self) -> Token {
+        let token = self.peek();
+        self.at += 1;
+        token
+    }
+
+    fn selector(mut self) -> Result<Vec<Requirement>, String> {
+        let starts = |token: &Token| matches!(token, Token::Word(_) | Token::Sign("!"));
+        let mut all = Vec::new();
+        loop {
+            match self.peek() {
+                Token::End => return Ok(all),
+                token if !starts(&token) => {
+                    return Err(format!("found '{}', expected: !, identifier, or 'end of string'", token.text()));
+                }
+                _ => {}
+            }
+            all.push(self.requirement().map_err(|why| format!("unable to parse requirement: {why}"))?);
+            match self.next() {
+                Token::End => return Ok(all),
+                Token::Sign(",") if starts(&self.peek()) => {}
+                Token::Sign(",") => {
+                    return Err(format!("found '{}', expected: identifier after ','", self.peek().text()));
+                }
+                other => return Err(format!("found '{}', expected: ',' or 'end of string'", other.text())),
+            }
         }
     }
-    make(text, Op::Exists)
+
+    fn requirement(&mut self) -> Result<Requirement, String> {
+        let absent = self.peek() == Token::Sign("!");
+        self.at += usize::from(absent);
+        let key = match self.next() {
+            Token::Word(key) => key,
+            other => return Err(format!("found '{}', expected: identifier", other.text())),
+        };
+        refuse(names::qualified_name(&key).is_empty(), || {
+            Cause::invalid_text("", &key, names::qualified_name(&key).join("; "))
+        })?;
+        if absent {
+            return Ok(Requirement { key, op: Op::Absent });
+        }
+        if matches!(self.peek(), Token::End | Token::Sign(",")) {
+            return Ok(Requirement { key, op: Op::Exists });
+        }
+        let op = self.operation()?;
+        if let Op::In(values) | Op::NotIn(values) = &op {
+            for (i, value) in values.iter().enumerate() {
+                let problems = names::label_value(value);
+                let path = format!("{}[{key}]", index("values", i));
+                refuse(problems.is_empty(), || Cause::invalid_text(path, value, problems.join("; ")))?;
+            }
+        }
+        Ok(Requirement { key, op })
+    }
+
+    fn operation(&mut self) -> Result<Op, String> {
+        match self.next() {
+            Token::Word(word) if word == "in" => Ok(Op::In(self.values()?)),
+            Token::Word(word) if word == "notin" => Ok(Op::NotIn(self.values()?)),
+            Token::Sign("=" | "==") => Ok(Op::In(vec![self.value()?])),
+            Token::Sign("!=") => Ok(Op::NotIn(vec![self.value()?])),
+            Token::Sign(">") => Ok(Op::Greater(self.number()?)),
+            Token::Sign("<") => Ok(Op::Less(self.number()?)),
+            other => Err(format!("found '{}', expected: in, notin, =, ==, !=, gt, lt", other.text())),
+        }
+    }
+
+    fn value(&mut self) -> Result<String, String> {
+        match self.peek() {
+            Token::End | Token::Sign(",") => Ok(String::new()),
+            Token::Word(value) => {
+                self.at += 1;
+                Ok(value)
+            }
+            other => Err(format!("found '{}', expected: identifier", other.text())),
+        }
+    }
+
+    fn number(&mut self) -> Result<i64, String> {
+        let value = self.value()?;
+        let detail = "for 'Gt', 'Lt' operators, the value must be an integer";
+        value.parse().map_err(|_| Cause::invalid_text("values[0]", &value, detail).to_string())
+    }
+
+    /// `(a, b)`, sorted as the set that it is.
+    fn values(&mut self) -> Result<Vec<String>, String> {
+        match self.next() {
+            Token::Sign("(") => {}
+            other => return Err(format!("found '{}' expected: '('", other.text())),
+        }
+        if self.peek() == Token::Sign(")") {
+            let detail = "for 'in', 'notin' operators, values set can't be empty";
+            return Err(Cause::invalid("values", &serde_json::json!([]), detail).to_string());
+        }
+        let mut all = std::collections::BTreeSet::new();
+        loop {
+            match self.peek() {
+                Token::Word(value) => {
+                    self.at += 1;
+                    all.insert(value);
+                }
+                Token::Sign("," | ")") => {
+                    all.insert(String::new());
+                }
+                other => return Err(format!("found '{}', expected: ',', ')' or identifier", other.text())),
+            }
+            match self.next() {
+                Token::Sign(",") => {}
+                Token::Sign(")") => return Ok(all.into_iter().collect()),
+                other => return Err(format!("found '{}', expected: ',' or ')'", other.text())),
+            }
+        }
+    }
+}
+
+fn refuse(sound: bool, cause: impl FnOnce() -> Cause) -> Result<(), String> {
+    if sound { Ok(()) } else { Err(cause().to_string()) }
 }
 
 /// A conjunction of field requirements: path, value, whether equal or unequal.
@@ -132,8 +240,8 @@ fn requirement(text: &str) -> Result<Requirement, String> {
 pub struct Fields(Vec<(String, String, bool)>);
 
 impl Fields {
-    /// Parses the text of `fieldSelector`; `known` says which paths the kind supports.
-    pub fn parse(text: &str, known: impl Fn(&str) -> bool) -> Outcome<Self> {
+    /// Parses the text of `fieldSelector`; `fault` says why the kind does not support a path.
+    pub fn parse(text: &str, fault: impl Fn(&str) -> Option<String>) -> Outcome<Self> {
         let mut all = Vec::new();
         for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             let (path, value, equal) = if let Some((p, v)) = part.split_once("!=") {
@@ -144,8 +252,8 @@ impl Fields {
                 let why = format!("invalid selector: '{text}'; can't understand '{part}'");
                 return Err(Failure::bad_request(why));
             };
-            if !known(path) {
-                return Err(Failure::bad_request(format!("field label not supported: {path}")));
+            if let Some(why) = fault(path) {
+                return Err(Failure::bad_request(why));
             }
             all.push((path.to_owned(), value.to_owned(), equal));
         }
@@ -201,6 +309,8 @@ mod tests {
             ("k in (a, b),x notin (c,d)", "k=b x=d", false),
             ("k>4", "k=5", true),
             ("k<4", "k=5", false),
+            ("k in (,a)", "k=", true),
+            ("in in (in)", "in=in", true),
             ("ipam.spidernet.io/pool-node=n,!z", "ipam.spidernet.io/pool-node=n", true),
         ] {
             assert_eq!(
@@ -213,15 +323,41 @@ mod tests {
 
     #[test]
     fn what_is_no_selector_is_refused() {
-        for text in ["k in a", "k in (a", "k near (a)", "=v", "a b", "k>x"] {
-            assert_eq!(Labels::parse(text).unwrap_err().code, 400, "{text:?}");
+        for (text, why) in [
+            ("k in a", "unable to parse requirement: found 'a' expected: '('"),
+            ("k in (a", "unable to parse requirement: found '', expected: ',' or ')'"),
+            (
+                "k in ()",
+                "unable to parse requirement: values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty",
+            ),
+            ("k near (a)", "unable to parse requirement: found 'near', expected: in, notin, =, ==, !=, gt, lt"),
+            ("=v", "found '=', expected: !, identifier, or 'end of string'"),
+            ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+            ("a===b", "unable to parse requirement: found '=', expected: identifier"),
+            ("!a=b", "found '=', expected: ',' or 'end of string'"),
+            ("a,", "found '', expected: identifier after ','"),
+            (",", "found ',', expected: !, identifier, or 'end of string'"),
+            (
+                "k>x",
+                "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer",
+            ),
+        ] {
+            let failure = Labels::parse(text).unwrap_err();
+            assert_eq!((failure.code, failure.message.as_str()), (http::StatusCode::BAD_REQUEST, why), "{text:?}");
         }
-        assert_eq!(Fields::parse("a", |_| true).unwrap_err().code, 400);
+        for (text, start) in [
+            ("a=-", "unable to parse requirement: values[0][a]: Invalid value: \"-\": a valid label must be"),
+            ("a/b/c", "unable to parse requirement: <nil>: Invalid value: \"a/b/c\": a valid label key must"),
+        ] {
+            let failure = Labels::parse(text).unwrap_err();
+            assert!(failure.message.starts_with(start), "{text:?}: {failure}");
+        }
+        assert_eq!(Fields::parse("a", |_| None).unwrap_err().code, 400);
     }
 
     #[test]
     fn an_absent_field_counts_as_empty() {
-        let fields = Fields::parse("spec.nodeName=,status.phase!=Running", |_| true).unwrap();
+        let fields = Fields::parse("spec.nodeName=,status.phase!=Running", |_| None).unwrap();
         assert!(fields.matches(|_| None));
         assert!(!fields.matches(|path| (path == "spec.nodeName").then(|| "n".to_owned())));
     }

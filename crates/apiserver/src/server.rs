@@ -25,6 +25,7 @@ use crate::{collect, crd, delete, discovery, list, meta, render, scale, service,
 /// Largest request body, as kube-apiserver's.
 const BODY_LIMIT: usize = 3 << 20;
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+const ENDPOINTS_WARNING: &str = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
 
 /// How a server is set up.
@@ -265,6 +266,7 @@ async fn route(server: &Server, request: Request<Body>) -> Outcome<Response> {
         return match describe(server, &catalog, &path, &request)? {
             Some(response) if matches!(*request.method(), Method::GET | Method::HEAD) => Ok(response),
             Some(_) => Err(Failure::method_not_allowed()),
+            None if in_builtin_group(&catalog, &path) => Err(Failure::no_such_path()),
             None => Ok(render::text(StatusCode::NOT_FOUND, "404 page not found\n")),
         };
     };
@@ -283,7 +285,19 @@ async fn route(server: &Server, request: Request<Body>) -> Outcome<Response> {
         Method::GET | Method::HEAD => Bytes::new(),
         _ => body(request).await?,
     };
-    dispatch(server, call, &method, &body).await
+    let deprecated = call.resource().is("/endpoints").then_some(ENDPOINTS_WARNING);
+    let mut response = dispatch(server, call, &method, &body).await.unwrap_or_else(|failure| failure.into_response());
+    warn(&mut response, deprecated.map(str::to_owned));
+    Ok(response)
+}
+
+/// Whether a path lies in the core group or another built-in one; who asks for what is not there gets a Status.
+fn in_builtin_group(catalog: &Catalog, path: &str) -> bool {
+    match path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice() {
+        ["api", ..] => true,
+        ["apis", group, _, ..] => catalog.all().any(|r| r.builtin && r.group == *group),
+        _ => false,
+    }
 }
 
 async fn body(request: Request<Body>) -> Outcome<Bytes> {
@@ -300,23 +314,29 @@ async fn dispatch(server: &Server, call: Call, method: &Method, body: &Bytes) ->
     let sub = call.target.sub.clone();
     let get = matches!(*method, Method::GET | Method::HEAD);
     match (method, call.target.name.is_some(), sub.as_deref()) {
-        _ if get && sub.is_none() && call.query.flag("watch") == Some(true) => {
+        _ if get && sub.is_none() && call.query.flag("watch") == Some(true) && call.target.name.is_none() => {
             watch::watch(store, call, server.stopping())
         }
         (_, true, None) if get => list::get(store, &call),
         (_, true, Some("status")) if get && call.resource().status => list::get(store, &call),
         (_, false, None) if get => list::list(store, &call),
         (_, true, Some("scale")) => scale::serve(server, &call, method, body).await,
-        (&Method::POST, false, None) => respond(&call, Writing::new(server, &call)?.create(body).await?),
+        (&Method::POST, false, None) => {
+            respond(&call, Writing::new(server, &call, "CreateOptions")?.create(body).await?)
+        }
         (&Method::POST, true, Some("binding")) if call.resource().is("/pods") => {
             let status = write::bind(server, &call, body).await?;
             Ok(render::encode(false, StatusCode::CREATED, &status))
         }
-        (&Method::PUT, true, _) if writable(&call) => respond(&call, Writing::new(server, &call)?.update(body).await?),
-        (&Method::PATCH, true, _) if writable(&call) => respond(&call, Writing::new(server, &call)?.patch(body).await?),
+        (&Method::PUT, true, _) if writable(&call) => {
+            respond(&call, Writing::new(server, &call, "UpdateOptions")?.update(body).await?)
+        }
+        (&Method::PATCH, true, _) if writable(&call) => {
+            respond(&call, Writing::new(server, &call, "PatchOptions")?.patch(body).await?)
+        }
         (&Method::DELETE, true, None) => delete::delete(server, &call, body).await,
         (&Method::DELETE, false, None) => delete::delete_collection(server, &call, body).await,
-        (_, _, Some(sub)) if !discovery::has_subresource(call.resource(), sub) => Err(Failure::no_such_path()),
+        (_, _, Some(sub)) if !discovery::has_subresource(call.resource(), sub) => Err(no_subresource(&call)),
         _ => Err(Failure::method_not_allowed()),
     }
 }
@@ -329,15 +349,27 @@ fn writable(call: &Call) -> bool {
     }
 }
 
+/// A subresource that a kind does not have: of a custom resource, kube-apiserver says that the object is not found.
+pub fn no_subresource(call: &Call) -> Failure {
+    match call.resource().builtin {
+        true => Failure::no_such_path(),
+        false => Failure::not_found(call.resource(), call.name()),
+    }
+}
+
 fn respond(call: &Call, reply: Reply) -> Outcome<Response> {
     let mut response = render::object(call, reply.code, &reply.object)?;
-    for warning in reply.warnings {
+    warn(&mut response, reply.warnings);
+    Ok(response)
+}
+
+fn warn(response: &mut Response, warnings: impl IntoIterator<Item = String>) {
+    for warning in warnings {
         let text = format!("299 - {}", Value::from(warning));
         if let Ok(value) = HeaderValue::from_str(&text) {
             response.headers_mut().append(header::WARNING, value);
         }
     }
-    Ok(response)
 }
 
 /// Paths that say what there is.

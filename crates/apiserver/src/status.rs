@@ -101,18 +101,36 @@ impl Failure {
 
     /// 422 with every cause.
     pub fn invalid(resource: &Resource, name: &str, causes: &[Cause]) -> Self {
-        let kind = resource.qualified_kind();
-        let texts: Vec<_> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        Self::invalid_as(&resource.group, &resource.kind, name, causes)
+    }
+
+    /// 422 for the options of a request; `kind` is `ListOptions`, `CreateOptions`, ...
+    pub fn invalid_options(kind: &str, causes: &[Cause]) -> Self {
+        Self::invalid_as("meta.k8s.io", kind, "", causes)
+    }
+
+    /// 422 for an update that does not say which version it is of; kube-apiserver names the resource here, not the
+    /// kind.
+    pub fn version_required(resource: &Resource, name: &str) -> Self {
+        let cause = Cause::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
+        Self::invalid_as(&resource.group, &resource.plural, name, &[cause])
+    }
+
+    /// 422 for an object that calls itself a kind of a group. The message names equal causes once.
+    pub fn invalid_as(group: &str, kind: &str, name: &str, causes: &[Cause]) -> Self {
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let mut texts: Vec<_> = Vec::new();
+        for text in causes.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let text = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let message = format!("{kind} \"{name}\" is invalid: {text}");
-        let mut failure = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(
-            &resource.group,
-            &resource.kind,
-            name,
-        );
+        let message = format!("{qualified} \"{name}\" is invalid: {text}");
+        let mut failure = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(group, kind, name);
         failure.details["causes"] =
             causes.iter().map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field})).collect();
         failure

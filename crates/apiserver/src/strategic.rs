@@ -94,7 +94,11 @@ fn merge_map(map: &mut Map<String, Value>, patch: &Map<String, Value>, definitio
             },
             (Some(Value::Array(current)), Value::Array(patch)) if strategy.is_some_and(|s| s.merge) => {
                 let strategy = strategy.expect("the guard has it");
+                let before = current.clone();
                 merge_list(current, patch, strategy, inner.as_deref())?;
+                // The patch's items keep the patch's order.
+                let order: Vec<_> = patch.iter().filter(|item| item[DIRECTIVE] != "delete").cloned().collect();
+                *current = ordered(std::mem::take(current), &order, &before, strategy.key);
             }
             _ => {
                 let mut value = wanted.clone();
@@ -227,7 +231,7 @@ mod tests {
         assert_eq!(
             merged(POD, target, patch).unwrap(),
             containers(
-                json!([{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}, {"name": "c"}])
+                json!([{"name": "a", "image": "1", "env": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]}, {"name": "c"}])
             )
         );
     }
@@ -268,7 +272,7 @@ mod tests {
     fn scalars_are_united_and_deleted() {
         let target = json!({"metadata": {"finalizers": ["a", "b"]}});
         let patch = json!({"metadata": {"finalizers": ["c", "a"], "$deleteFromPrimitiveList/finalizers": ["b"]}});
-        assert_eq!(merged(POD, target, patch).unwrap(), json!({"metadata": {"finalizers": ["a", "c"]}}));
+        assert_eq!(merged(POD, target, patch).unwrap(), json!({"metadata": {"finalizers": ["c", "a"]}}));
     }
 
     #[test]

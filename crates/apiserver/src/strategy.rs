@@ -1,4 +1,6 @@
 //! What is particular to a kind when it is created or updated (Kubernetes calls these strategies).
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Resource;
@@ -59,11 +61,17 @@ pub fn prepare_create(resource: &Resource, value: &mut Value) {
             value["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
         }
         store if resource.builtin && resource.status && store != "apiextensions.k8s.io/customresourcedefinitions" => {
-            object.insert("status".into(), json!({}));
+            object.insert("status".into(), first_status(store));
         }
         _ if resource.status => {
             object.remove("status");
         }
+        _ => {}
+    }
+    match &*resource.store {
+        "/secrets" => merge_string_data(value),
+        "apps/daemonsets" => value["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
+        "batch/jobs" => select_own_pods(value),
         _ => {}
     }
     match has_generation(resource) {
@@ -74,10 +82,62 @@ pub fn prepare_create(resource: &Resource, value: &mut Value) {
     }
 }
 
+/// The status of a new object: the counts that its type always shows.
+fn first_status(store: &str) -> Value {
+    match store {
+        "apps/daemonsets" => json!({
+            "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
+        }),
+        "apps/replicasets" => json!({"replicas": 0}),
+        "apps/statefulsets" => json!({"availableReplicas": 0, "replicas": 0}),
+        _ => json!({}),
+    }
+}
+
+/// Counts the changes of a DaemonSet's template.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn count_template(old: &Value, new: &mut Value) {
+    let before = &old["metadata"]["annotations"][TEMPLATE_GENERATION];
+    let before = before.as_str().and_then(|text| text.parse::<i64>().ok()).unwrap_or(1);
+    let changed = old["spec"]["template"] != new["spec"]["template"];
+    new["metadata"]["annotations"][TEMPLATE_GENERATION] = (before + i64::from(changed)).to_string().into();
+}
+
+/// `stringData` of a Secret is only written: it becomes `data`.
+fn merge_string_data(secret: &mut Value) {
+    let Some(Value::Object(texts)) = secret.as_object_mut().and_then(|map| map.remove("stringData")) else { return };
+    for (key, text) in texts {
+        secret["data"][key] = STANDARD.encode(text.as_str().unwrap_or_default()).into();
+    }
+}
+
+/// A Job without a selector of its own selects its pods by its UID (`pkg/registry/batch/job/strategy.go`).
+fn select_own_pods(job: &mut Value) {
+    if job["spec"]["manualSelector"] == true {
+        return;
+    }
+    let (uid, name) = (meta::text(job, "uid").to_owned(), meta::text(job, "name").to_owned());
+    let labels = &mut job["spec"]["template"]["metadata"]["labels"];
+    for (key, value) in [("controller-uid", &uid), ("job-name", &name)] {
+        labels[key] = value.as_str().into();
+        labels[format!("batch.kubernetes.io/{key}")] = value.as_str().into();
+    }
+    if job["metadata"]["labels"].as_object().is_none_or(Map::is_empty) {
+        job["metadata"]["labels"] = job["spec"]["template"]["metadata"]["labels"].clone();
+    }
+    job["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"] = uid.into();
+}
+
 /// Before an update of the object itself: status stays, generation counts.
 pub fn prepare_update(resource: &Resource, old: &Value, new: &mut Value) {
     if resource.status {
         put(new, "status", &old["status"]);
+    }
+    match &*resource.store {
+        "/secrets" => merge_string_data(new),
+        "apps/daemonsets" => count_template(old, new),
+        _ => {}
     }
     if has_generation(resource) && desired(resource, old) != desired(resource, new) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;

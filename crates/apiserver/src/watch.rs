@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::list::{Filter, version_option};
 use crate::render::{self, ListMeta};
-use crate::request::{Call, Shape, invalid_option};
+use crate::request::{Call, Shape};
+use crate::schema::Cause;
 use crate::status::{Failure, Outcome};
 use crate::storage::{Event, Object, Store};
 
@@ -62,12 +63,15 @@ pub fn watch(store: &Store, call: Call, stop: CancellationToken) -> Outcome<Resp
 /// Whether `sendInitialEvents` is set and true, false, or not set.
 fn initial_events(call: &Call) -> Outcome<Option<bool>> {
     let initial = call.query.flag("sendInitialEvents");
-    let forbid = |why: &str| Err(invalid_option("resourceVersionMatch", &format!("Forbidden: {why}")));
-    match (initial, call.query.text("resourceVersionMatch")) {
-        (None, Some(_)) => forbid("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
-        (Some(_), None) => forbid("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+    let field = "resourceVersionMatch";
+    let refuse = |causes: &[Cause]| Err(Failure::invalid_options("ListOptions", causes));
+    let unless = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+    let needs = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+    match (initial, call.query.text(field)) {
+        (None, Some(_)) => refuse(&[Cause::forbidden(field, unless)]),
+        (Some(_), None) => refuse(&[Cause::forbidden(field, needs)]),
         (Some(_), Some(other)) if other != "NotOlderThan" => {
-            forbid(&format!("resourceVersionMatch {other:?} is forbidden for sendInitialEvents"))
+            refuse(&[Cause::forbidden(field, needs), Cause::not_supported(field, &other.into(), &["NotOlderThan"])])
         }
         _ => Ok(initial),
     }

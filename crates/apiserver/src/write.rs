@@ -18,6 +18,8 @@ use crate::{service, strategy};
 
 /// How often a write that names no version is tried against concurrent ones.
 const TRIES: usize = 64;
+/// The refusal of an object whose namespace is not that of the path.
+const OTHER_NAMESPACE: &str = "the namespace of the provided object does not match the namespace sent on the request";
 /// How often another generated name is tried.
 const NAMES: usize = 8;
 
@@ -57,18 +59,20 @@ pub struct Writing<'a> {
 
 impl<'a> Writing<'a> {
     /// Reads the options of a write.
-    pub fn new(server: &'a Server, call: &'a Call) -> Outcome<Self> {
+    ///
+    /// `options` is the kind that refusals of them name, `CreateOptions` and the like.
+    pub fn new(server: &'a Server, call: &'a Call, options: &str) -> Outcome<Self> {
         let unknown = match call.query.text("fieldValidation") {
             Some("Strict") => Unknown::Strict,
             Some("Warn") | None => Unknown::Warn,
             Some("Ignore") => Unknown::Ignore,
             Some(other) => {
-                let message =
-                    format!("Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\"");
-                return Err(crate::request::invalid_option("fieldValidation", &message));
+                let supported = ["", "Ignore", "Strict", "Warn"];
+                let cause = Cause::not_supported("fieldValidation", &other.into(), &supported);
+                return Err(Failure::invalid_options(options, &[cause]));
             }
         };
-        Ok(Self { server, call, dry_run: call.query.dry_run()?, warnings: Vec::new(), unknown, patching: false })
+        Ok(Self { server, call, dry_run: call.query.dry_run(options)?, warnings: Vec::new(), unknown, patching: false })
     }
 
     fn resource(&self) -> &'a Resource {
@@ -126,9 +130,7 @@ impl<'a> Writing<'a> {
         let target = &self.call.target;
         let namespace = meta::text(value, "namespace");
         if !namespace.is_empty() && namespace != target.namespace {
-            return Err(Failure::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
+            return Err(Failure::bad_request(OTHER_NAMESPACE));
         }
         if self.resource().namespaced && target.namespace.is_empty() {
             return Err(Failure::bad_request("an empty namespace may not be set during creation"));
@@ -217,7 +219,9 @@ impl<'a> Writing<'a> {
         if matches!(sub, None | Some("scale")) {
             strategy::prepare_update(resource, &old, &mut new);
         }
-        server.prepare(resource, &mut new, Some(&old))?;
+        if sub != Some("status") || !resource.is("/services") {
+            server.prepare(resource, &mut new, Some(&old))?; // a Service's addresses follow from its spec only
+        }
         let causes = self.validate(&new, Some(&old));
         self.refuse(name, causes)?;
         self.warn(&new, Some(&old));
@@ -241,18 +245,16 @@ impl<'a> Writing<'a> {
             (given, _) if given != name => Err(Failure::bad_request(format!(
                 "the name of the object ({given}) does not match the name on the URL ({name})"
             ))),
-            (_, given) if !given.is_empty() && given != namespace => Err(Failure::bad_request(format!(
-                "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
-            ))),
+            (_, given) if !given.is_empty() && given != namespace => Err(Failure::bad_request(OTHER_NAMESPACE)),
             _ => Ok(()),
         }
     }
 
-    /// resourceVersion and UID of the new state are preconditions.
+    /// resourceVersion and UID of the new state are preconditions; a UID that a patch changes is left to validation.
     fn check_version(&self, current: &Object, new: &Value) -> Outcome<()> {
         let (resource, name) = (self.resource(), self.call.name());
         let uid = meta::text(new, "uid");
-        if !uid.is_empty() && uid != current.uid {
+        if !uid.is_empty() && uid != current.uid && !self.patching {
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
                  Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
@@ -264,16 +266,12 @@ impl<'a> Writing<'a> {
         }
         match meta::text(new, "resourceVersion") {
             "" | "0" if strategy::allows_unconditional_update(resource) => Ok(()),
-            "" | "0" => Err(Failure::invalid(
-                resource,
-                name,
-                &[Cause {
-                    field: "metadata.resourceVersion".into(),
-                    reason: "FieldValueInvalid",
-                    message: "Invalid value: 0x0: must be specified for an update".into(),
-                }],
-            )),
+            "" | "0" => Err(Failure::version_required(resource, name)),
             wanted if wanted == current.version.to_string() => Ok(()),
+            wanted if wanted.parse::<u64>().is_err() => {
+                let why = format!("strconv.ParseUint: parsing {wanted:?}: invalid syntax");
+                Err(Failure::custom(StatusCode::INTERNAL_SERVER_ERROR, "", why))
+            }
             _ => Err(Failure::modified(resource, name)),
         }
     }
@@ -281,6 +279,25 @@ impl<'a> Writing<'a> {
     /// Decodes a body and checks its type; unknown fields are dropped, defaults filled in.
     fn read(&mut self, body: &Bytes) -> Outcome<Value> {
         let mut value = decode(&self.call.content_type, body)?;
+        let resource = self.resource();
+        if resource.builtin
+            && let Some(map) = value.as_object_mut()
+        {
+            // The type of a built-in object follows from the path where the object does not tell it.
+            for (key, known) in [("kind", resource.kind.clone()), ("apiVersion", resource.api_version())] {
+                if map.get(key).and_then(Value::as_str).is_none_or(str::is_empty) {
+                    map.insert(key.into(), known.into());
+                }
+            }
+        }
+        if value["kind"].as_str().unwrap_or_default().is_empty() {
+            let (kind, text) = (&resource.kind, String::from_utf8_lossy(body));
+            let message = format!(
+                "the object provided is unrecognized (must be of type {kind}): Object 'Kind' is missing in '{text}' ({})",
+                head(body)
+            );
+            return Err(Failure::bad_request(message));
+        }
         self.check_type(&value)?;
         if self.call.target.sub.is_none() {
             let json =
@@ -299,6 +316,9 @@ impl<'a> Writing<'a> {
         if !value.is_object() || kind.is_empty() {
             return Err(Failure::bad_request(format!("Object 'Kind' is missing in '{value}'")));
         }
+        if !resource.builtin && (kind != resource.kind || (self.patching && version != resource.api_version())) {
+            return Err(self.other_type(value, version, kind));
+        }
         if version != resource.api_version() {
             return Err(Failure::bad_request(format!(
                 "the API version in the data ({version}) does not match the expected API version ({})",
@@ -315,13 +335,24 @@ impl<'a> Writing<'a> {
             );
             return Err(Failure::bad_request(why));
         }
-        if !matches!(value["metadata"], Value::Object(_) | Value::Null) {
-            return Err(Failure::bad_request(format!(
-                "{kind} in version {:?} cannot be handled as a {kind}: json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta",
-                resource.version
-            )));
-        }
         Ok(())
+    }
+
+    /// A custom resource that says it is something else.
+    fn other_type(&self, value: &Value, version: &str, kind: &str) -> Failure {
+        let resource = self.resource();
+        if version != resource.api_version() && !self.patching {
+            return Failure::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({})",
+                resource.api_version()
+            ));
+        }
+        let seen = [("kind", kind, resource.kind.clone()), ("apiVersion", version, resource.api_version())];
+        let wrong = seen.iter().filter(|(_, seen, wanted)| seen != wanted);
+        let causes: Vec<_> =
+            wrong.map(|(field, seen, wanted)| Cause::invalid_text(*field, seen, format!("must be {wanted}"))).collect();
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        Failure::invalid_as(group, kind, meta::text(value, "name"), &causes)
     }
 
     /// Drops unknown fields; these and the repeated ones are told as the client asked.
@@ -440,16 +471,27 @@ impl<'a> Writing<'a> {
     }
 }
 
+/// The start of a body, for a message about it: text where it is JSON, else hexadecimal.
+fn head(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let (start, rest) = body.split_at(body.len().min(SHOWN));
+    let more = if rest.is_empty() { "" } else { " ..." };
+    match start.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(start)),
+        Some(_) => format!("{}{more}", start.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+    }
+}
+
 /// POST `/pods/NAME/binding`: the scheduler's decision.
 pub async fn bind(server: &Server, call: &Call, body: &Bytes) -> Outcome<Value> {
     let binding = decode(&call.content_type, body)?;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if node.is_empty() {
-        let causes =
-            [Cause { field: "target.name".into(), reason: "FieldValueRequired", message: "Required value".into() }];
-        return Err(Failure::invalid(call.resource(), call.name(), &causes));
+        let why = Cause::required("target.name", "").to_string();
+        return Err(Failure::custom(StatusCode::INTERNAL_SERVER_ERROR, "", why));
     }
-    let mut writing = Writing::new(server, call)?;
+    let mut writing = Writing::new(server, call, "CreateOptions")?;
     writing
         .change(|pod| {
             let name = call.name();

@@ -141,7 +141,10 @@ async fn label_selectors_select_as_documented() {
         assert_eq!(names.join(" "), want, "selector {selector}");
     }
     let refused = status(api.list(&ListParams::default().fields("spec.nope=1")).await.unwrap_err());
-    assert_eq!((refused.code, refused.message.as_str()), (400, "field label not supported: spec.nope"));
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        (400, "\"spec.nope\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+    );
 }
 
 #[tokio::test]

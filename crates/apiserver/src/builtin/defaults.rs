@@ -26,10 +26,8 @@ pub(super) fn apply(group: &str, kind: &str, object: &mut Value) {
         ("apiextensions.k8s.io", _) => crate::schema::crd::default(object),
         _ => {}
     }
-    if matches!((group, kind), ("apps", _) | ("batch", "Job"))
-        && let Some(template) = object.pointer_mut("/spec/template")
-    {
-        pod_template(template);
+    if matches!((group, kind), ("apps", _) | ("batch", "Job")) {
+        with_spec(object, |spec| pod_template(nested(spec, "template")));
     }
 }
 
@@ -109,9 +107,7 @@ fn requests_from_limits(container: &mut Value) {
 }
 
 fn pod_template(template: &mut Value) {
-    if template["spec"].is_object() {
-        pod_spec(&mut template["spec"]);
-    }
+    pod_spec(nested(template, "spec"));
 }
 
 fn pod_spec(spec: &mut Value) {

@@ -178,7 +178,7 @@ pub(crate) fn check(definition: &str, object: &Value) -> Result<(), String> {
 
 /// Whether the metadata of a custom resource decodes.
 pub(crate) fn check_metadata(metadata: &Value) -> Result<(), String> {
-    decodes(&Type::Struct(OBJECT_META.to_owned()), metadata, Place { owner: "ObjectMeta", path: "metadata" })
+    decodes(&Type::Struct(OBJECT_META.to_owned()), metadata, Place { owner: "", path: "" })
 }
 
 fn decodes(type_: &Type, value: &Value, at: Place<'_>) -> Result<(), String> {

@@ -18,6 +18,7 @@ pub(super) fn object(group: &str, kind: &str, new: &Value, old: Option<&Value>, 
         ("apps" | "batch", _) => workloads::workload(kind, new, old, causes),
         ("apiextensions.k8s.io", _) => {
             crate::schema::crd::name(new, causes);
+            crate::schema::crd::approval(new, old, causes);
             causes.extend(crate::schema::crd::validate(new, old));
         }
         _ => cluster::object(group, kind, new, old, causes),

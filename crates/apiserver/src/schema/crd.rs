@@ -34,6 +34,29 @@ pub(crate) fn name(crd: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
+const APPROVAL: &str = "api-approved.kubernetes.io";
+
+/// Groups of the Kubernetes project need an approval, unless they were already without one.
+pub(crate) fn approval(crd: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let group = crd["spec"]["group"].as_str().unwrap_or_default();
+    let protected = [".k8s.io", ".kubernetes.io"].iter().any(|end| group.ends_with(end) || group == &end[1..]);
+    let given = |crd: &Value| crd["metadata"]["annotations"][APPROVAL].as_str().unwrap_or_default().to_owned();
+    let text = given(crd);
+    if !protected || old.is_some_and(|old| given(old) == text) {
+        return;
+    }
+    let path = super::cause::key("metadata.annotations", APPROVAL);
+    let detail = format!("protected groups must have approval annotation \"{APPROVAL}\"");
+    let see = "see https://github.com/kubernetes/enhancements/pull/1111";
+    let is_url = text.parse::<http::Uri>().is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some());
+    if text.is_empty() {
+        causes.push(Cause::required(path, format!("{detail}, {see}")));
+    } else if !text.starts_with("unapproved") && !is_url {
+        let detail = format!("{detail} with either a URL or a reason starting with \"unapproved\", {see}");
+        causes.push(Cause::invalid_text(path, &text, detail));
+    }
+}
+
 /// Defaults of a definition: names, conversion, stored versions.
 pub(crate) fn default(crd: &mut Value) {
     let kind = crd["spec"]["names"]["kind"].as_str().unwrap_or_default().to_owned();
@@ -103,7 +126,9 @@ fn versions(spec: &Value, causes: &mut Vec<Cause>) {
             let at = at("additionalPrinterColumns", "additionalPrinterColumns");
             columns(&at, &version["additionalPrinterColumns"], causes);
         }
-        selectable(&child(&path, "selectableFields"), &version["selectableFields"], schema, causes);
+        if i == 0 || !shared("selectableFields") {
+            selectable(&at("selectableFields", "selectableFields"), &version["selectableFields"], schema, causes);
+        }
     }
     let mut seen: Vec<&Value> = versions.iter().map(|v| &v["name"]).collect();
     seen.sort_by_key(|name| name.as_str());

@@ -176,7 +176,7 @@ impl Bounds {
 }
 
 impl Pattern {
-    fn compile(text: &str) -> Self {
+    pub(crate) fn compile(text: &str) -> Self {
         Self { text: text.to_owned(), regex: Regex::new(text).map_err(|e| e.to_string()) }
     }
 }

@@ -4,7 +4,7 @@
 //! types, and CEL rules that parse and refer to fields that exist.
 
 use super::cause::{Cause, child, index, key};
-use super::node::{Node, strings};
+use super::node::{Node, Pattern, strings};
 use super::rules;
 use serde_json::Value;
 
@@ -192,6 +192,12 @@ fn keywords(path: &str, schema: &Value, uncorrelated: Option<&str>, root: bool, 
         if !schema[keyword].is_null() {
             causes.push(Cause::forbidden(child(path, keyword), format!("{keyword} is not supported")));
         }
+    }
+    if let Some(text) = schema["pattern"].as_str()
+        && let Err(why) = Pattern::compile(text).regex
+    {
+        let detail = format!("must be a valid regular expression, but isn't: {why}");
+        causes.push(Cause::invalid_text(child(path, "pattern"), text, detail));
     }
     if schema["uniqueItems"] == true {
         let detail = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";

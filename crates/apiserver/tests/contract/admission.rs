@@ -64,7 +64,7 @@ async fn a_wrong_configuration_is_refused() {
         [
             (
                 "webhooks[0].clientConfig.url",
-                "Invalid value: \"http://127.0.0.1:1\": 'https' is the only allowed URL scheme; got 'http'; desired format: https://host[/path]"
+                "Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]"
             ),
             ("webhooks[0].sideEffects", "Unsupported value: \"Some\": supported values: \"None\", \"NoneOnDryRun\""),
         ]

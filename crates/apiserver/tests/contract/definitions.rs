@@ -51,7 +51,7 @@ async fn unsound_definitions_are_refused_with_their_paths() {
     let api = Api::new().await;
     type Change = fn(&mut Value);
     let schema = "spec.validation.openAPIV3Schema";
-    let rows: [(Change, String, &str); 6] = [
+    let rows: [(Change, String, &str); 9] = [
         (
             |c| c["metadata"]["name"] = "wrong.name.example.org".into(),
             "metadata.name".into(),
@@ -90,6 +90,28 @@ async fn unsound_definitions_are_refused_with_their_paths() {
             |c| c["spec"]["versions"][0]["schema"] = Value::Null,
             "spec.versions[0].schema.openAPIV3Schema".into(),
             "Required value",
+        ),
+        (
+            |c| {
+                c["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["a"]["pattern"] =
+                    json!("(")
+            },
+            format!("{schema}.properties[spec].properties[a].pattern"),
+            "Invalid value: \"(\": must be a valid regular expression, but isn't: ",
+        ),
+        (
+            |c| c["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.other"}]),
+            "spec.selectableFields[0].jsonPath".into(),
+            "Invalid value: \".spec.other\": is an invalid path: does not refer to a valid field",
+        ),
+        (
+            |c| {
+                let group = format!("{}.k8s.io", c["spec"]["group"].as_str().unwrap());
+                c["metadata"]["name"] = format!("things.{group}").into();
+                c["spec"]["group"] = group.into();
+            },
+            "metadata.annotations[api-approved.kubernetes.io]".into(),
+            "Required value: protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111",
         ),
     ];
     for (change, field, text) in rows {

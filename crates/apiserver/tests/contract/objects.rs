@@ -32,9 +32,20 @@ async fn the_body_of_a_missing_object_is_complete() {
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "configmaps \"none\" not found",
             "reason": "NotFound", "details": {"name": "none", "kind": "configmaps"}, "code": 404})
     );
-    for path in ["/apis/no.such.group/v1/things".to_owned(), api.core("gadgets")] {
-        let answer = api.get(&path).await;
+    for path in ["/apis/no.such.group/v1/things", "/apis/no.such.group", "/nothing"] {
+        let answer = api.get(path).await;
         assert_eq!((answer.code, &answer.body), (404, &json!("404 page not found\n")), "{path}");
+    }
+    let nothing = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "NotFound", "details": {}, "code": 404,
+        "message": "the server could not find the requested resource"});
+    for path in [
+        api.core("gadgets"),
+        api.core("gadgets/a"),
+        "/api/v2".to_owned(),
+        "/apis/apps/v2/deployments".to_owned(),
+        "/apis/apps/v1/gadgets".to_owned(),
+    ] {
+        assert_eq!(api.get(&path).await.body, nothing, "{path}");
     }
 }
 
@@ -76,8 +87,8 @@ async fn a_custom_resource_cannot_be_overwritten_without_a_version() {
     api.post(&api.widgets(&group), &widget(&group, "a", json!({"x": 1}))).await.ok();
     let answer = api.put(&format!("{}/a", api.widgets(&group)), &widget(&group, "a", json!({"x": 2}))).await;
     assert_eq!(answer.code, 422);
-    assert_eq!(answer.causes()[0].0, "metadata.resourceVersion");
-    assert!(answer.causes()[0].1.ends_with("must be specified for an update"), "{answer:?}");
+    assert_eq!(answer.causes(), [("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")]);
+    assert_eq!(answer.body["details"]["kind"], "widgets");
 }
 
 #[tokio::test]
@@ -146,13 +157,12 @@ async fn finalizers_hold_an_object_and_none_can_be_added_late() {
     let more =
         api.patch(&path, "merge", &json!({"metadata": {"finalizers": ["example.org/hold", "example.org/more"]}})).await;
     assert_eq!(more.code, 422);
-    assert_eq!(
-        more.causes(),
-        [(
-            "metadata.finalizers",
-            "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"example.org/more\"}"
-        )]
+    let cause = (
+        "metadata.finalizers",
+        "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"example.org/more\"}",
     );
+    assert_eq!(more.causes(), [cause, cause], "metadata is checked with every kind and with its own");
+    assert_eq!(more.refusal().2, format!("ConfigMap \"a\" is invalid: {}: {}", cause.0, cause.1), "told once");
     api.patch(&path, "merge", &json!({"metadata": {"finalizers": null}})).await.ok();
     assert_eq!(api.get(&path).await.code, 404);
 }
@@ -201,9 +211,146 @@ async fn selectors_select() {
             list["items"].as_array().unwrap().iter().map(|o| meta(o, "name")).filter(|n| n.len() == 1).collect();
         assert_eq!(names, wanted, "{selector}");
     }
-    let bad = api.get(&format!("{}?fieldSelector=data.a%3D1", api.core("configmaps"))).await;
-    assert_eq!((bad.code, bad.refusal().1), (400, "BadRequest"));
-    assert!(bad.refusal().2.contains("field label not supported: data.a"), "{bad:?}");
+}
+
+#[tokio::test]
+async fn wrong_selectors_are_refused() {
+    let api = Api::new().await;
+    let plain = "is not a known field selector: only \"metadata.name\", \"metadata.namespace\"";
+    let rows = [
+        (api.core("configmaps"), format!("\"data.a\" {plain}")),
+        ("/apis/apps/v1/deployments".to_owned(), format!("\"data.a\" {plain}")),
+        ("/apis/coordination.k8s.io/v1/leases".to_owned(), format!("\"data.a\" {plain}")),
+        ("/apis/batch/v1/jobs".to_owned(), "field label \"data.a\" not supported for Job".to_owned()),
+        (api.core("pods"), "field label not supported: data.a".to_owned()),
+        (api.core("secrets"), "field label not supported: data.a".to_owned()),
+        (api.core("events"), "field label not supported: data.a".to_owned()),
+        ("/api/v1/nodes".to_owned(), "field label not supported: data.a".to_owned()),
+    ];
+    for (path, message) in rows {
+        let answer = api.get(&format!("{path}?fieldSelector=data.a%3D1")).await;
+        assert_eq!(answer.refusal(), (400, "BadRequest", message.as_str()), "{path}");
+    }
+    for (selector, message) in [
+        ("a+in+x", "unable to parse requirement: found 'x' expected: '('"),
+        ("a+in+(x", "unable to parse requirement: found '', expected: ',' or ')'"),
+        ("a%3D%3D%3Db", "unable to parse requirement: found '=', expected: identifier"),
+        ("a+b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+        ("%2C", "found ',', expected: !, identifier, or 'end of string'"),
+        (
+            "a%3Eb",
+            "unable to parse requirement: values[0]: Invalid value: \"b\": for 'Gt', 'Lt' operators, the value must be an integer",
+        ),
+    ] {
+        let answer = api.get(&format!("{}?labelSelector={selector}", api.core("configmaps"))).await;
+        assert_eq!(answer.refusal(), (400, "BadRequest", message), "{selector}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_options_are_refused() {
+    let api = Api::new().await;
+    let path = api.core("configmaps");
+    api.post(&path, &config_map("a")).await.ok();
+    let number = "strconv.ParseInt: parsing \"x\": invalid syntax";
+    for option in ["limit=x", "timeoutSeconds=x"] {
+        assert_eq!(api.get(&format!("{path}?{option}")).await.refusal(), (400, "BadRequest", number), "{option}");
+    }
+    assert_eq!(api.delete(&format!("{path}/a?gracePeriodSeconds=x")).await.refusal(), (400, "BadRequest", number));
+    assert_eq!(api.get(&format!("{path}?limit=-1")).await.code, 200);
+    let version = "resourceVersion: Invalid value: \"abc\": strconv.ParseUint: parsing \"abc\": invalid syntax";
+    let list = api.get(&format!("{path}?resourceVersion=abc")).await;
+    assert_eq!(list.refusal(), (400, "BadRequest", format!("invalid resource version: {version}").as_str()));
+    for other in [format!("{path}?watch=true&resourceVersion=abc"), format!("{path}/a?resourceVersion=abc")] {
+        assert_eq!(api.get(&other).await.refusal(), (500, "", version), "{other}");
+    }
+    let list = |option: &str| format!("{path}?{option}");
+    for (url, field, message) in [
+        (
+            list("resourceVersionMatch=Exact&resourceVersion=0"),
+            "resourceVersionMatch",
+            "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
+        (
+            list("resourceVersionMatch=Else&resourceVersion=1"),
+            "resourceVersionMatch",
+            "Unsupported value: \"Else\": supported values: \"Exact\", \"NotOlderThan\", \"\"",
+        ),
+        (
+            list("watch=true&resourceVersionMatch=NotOlderThan"),
+            "resourceVersionMatch",
+            "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (
+            list("watch=true&sendInitialEvents=true&resourceVersionMatch=Exact"),
+            "resourceVersionMatch",
+            "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+    ] {
+        let answer = api.get(&url).await;
+        assert_eq!((answer.code, answer.causes()[0]), (422, (field, message)), "{url}");
+        assert_eq!(answer.body["details"]["kind"], "ListOptions");
+    }
+    for (option, kind, message) in [
+        ("dryRun=Some", "CreateOptions", "Unsupported value: [\"Some\"]: supported values: \"All\""),
+        (
+            "fieldValidation=Some",
+            "CreateOptions",
+            "Unsupported value: \"Some\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"",
+        ),
+    ] {
+        let answer = api.post(&list(option), &config_map("b")).await;
+        assert_eq!((answer.code, answer.causes()[0].1), (422, message), "{option}");
+        assert_eq!(
+            (&answer.body["details"]["kind"], &answer.body["details"]["causes"][0]["reason"]),
+            (&json!(kind), &json!("FieldValueNotSupported"))
+        );
+    }
+    let both = json!({"propagationPolicy": "Orphan", "orphanDependents": true}).to_string();
+    let answer =
+        api.call("DELETE", &format!("{path}/a"), &[("content-type", "application/json")], both.into_bytes()).await;
+    assert_eq!(
+        answer.causes(),
+        [(
+            "propagationPolicy",
+            "Invalid value: \"Orphan\": orphanDependents and deletionPropagation cannot be both set"
+        )]
+    );
+    let endless = api.get(&format!("{path}/a?watch=true&timeoutSeconds=1")).await;
+    assert_eq!(endless.body["kind"], "ConfigMap", "one object is not watched");
+}
+
+#[tokio::test]
+async fn identity_is_not_to_be_patched() {
+    let api = Api::new().await;
+    let path = api.core("configmaps/a");
+    let made = api.post(&api.core("configmaps"), &config_map("a")).await.ok();
+    for (field, value) in [("uid", json!("z")), ("deletionTimestamp", json!("2020-01-01T00:00:00Z"))] {
+        let answer = api.patch(&path, "merge", &json!({"metadata": {field: value}})).await;
+        let path = format!("metadata.{field}");
+        assert_eq!((answer.code, answer.causes()[0].0), (422, path.as_str()), "{answer:?}");
+        assert!(answer.causes()[0].1.ends_with("field is immutable"), "{answer:?}");
+    }
+    let elsewhere = api.patch(&path, "merge", &json!({"metadata": {"namespace": "b"}})).await;
+    let message = "the namespace of the provided object does not match the namespace sent on the request";
+    assert_eq!(elsewhere.refusal(), (400, "BadRequest", message));
+    let mut other = made.clone();
+    other["metadata"]["uid"] = "z".into();
+    assert_eq!(api.put(&path, &other).await.refusal().1, "Conflict");
+    other = made;
+    other["metadata"]["resourceVersion"] = "abc".into();
+    assert_eq!(api.put(&path, &other).await.refusal(), (500, "", "strconv.ParseUint: parsing \"abc\": invalid syntax"));
+}
+
+#[tokio::test]
+async fn what_goes_at_once_goes_as_it_was() {
+    let api = Api::new().await;
+    let service =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    let made = api.post(&api.core("services"), &service).await.ok();
+    let gone = api.delete(&api.core("services/s")).await.ok();
+    assert_eq!((&gone["kind"], &gone["metadata"]["uid"]), (&json!("Service"), &made["metadata"]["uid"]));
+    assert_eq!(gone["metadata"]["deletionTimestamp"], Value::Null);
 }
 
 #[tokio::test]

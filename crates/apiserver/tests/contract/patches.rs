@@ -73,3 +73,28 @@ async fn a_patch_that_adds_unknown_fields_is_refused_when_strict() {
     assert!(answer.refusal().2.ends_with("strict decoding error: unknown field \"spec.b\""), "{answer:?}");
     assert_eq!(answer.causes()[0].0, "patch");
 }
+
+#[tokio::test]
+async fn replacing_an_absent_member_adds_it() {
+    let api = Api::new().await;
+    let path = api.core("configmaps/a");
+    api.post(&api.core("configmaps"), &config_map("a")).await.ok();
+    let operations = json!([{"op": "add", "path": "/metadata/labels", "value": {}}, {"op": "replace", "path": "/metadata/labels/x", "value": "y"}]);
+    assert_eq!(api.patch(&path, "json", &operations).await.ok()["metadata"]["labels"], json!({"x": "y"}));
+    let nowhere = api.patch(&path, "json", &json!([{"op": "replace", "path": "/binaryData/x", "value": ""}])).await;
+    assert_eq!((nowhere.code, nowhere.refusal().1), (422, "Invalid"));
+    let list = api.patch(&path, "merge", &json!([])).await;
+    let message = "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}";
+    assert_eq!(list.refusal(), (400, "BadRequest", message));
+}
+
+#[tokio::test]
+async fn the_items_of_a_strategic_patch_come_before_those_that_the_server_has() {
+    let api = Api::new().await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"name": "a", "port": 80}]}});
+    api.post(&api.core("services"), &service).await.ok();
+    let patch = json!({"spec": {"ports": [{"name": "b", "port": 81}]}});
+    let patched = api.patch(&api.core("services/s"), "strategic-merge", &patch).await.ok();
+    let names: Vec<_> = patched["spec"]["ports"].as_array().unwrap().iter().map(|p| p["name"].clone()).collect();
+    assert_eq!(names, ["b", "a"]);
+}

@@ -256,3 +256,121 @@ async fn a_pod_must_have_containers_and_keeps_its_spec() {
     );
     assert_eq!(api.patch(&api.core("pods/p"), "merge", &json!({"metadata": {"labels": {"a": "b"}}})).await.code, 200);
 }
+
+#[tokio::test]
+async fn an_object_of_another_kind_is_refused() {
+    let (api, group, path) = start().await;
+    let mut other = widget(&group, "a", json!({"subnet": "s"}));
+    other["kind"] = "Gadget".into();
+    let answer = api.post(&path, &other).await;
+    assert_eq!((answer.code, answer.causes()), (422, vec![("kind", "Invalid value: \"Gadget\": must be Widget")]));
+    assert!(answer.refusal().2.starts_with(&format!("Gadget.{group} \"a\" is invalid: kind: ")), "{answer:?}");
+    api.post(&path, &widget(&group, "a", json!({"subnet": "s"}))).await.ok();
+    let answer = api.patch(&format!("{path}/a"), "merge", &json!({"apiVersion": "v1"})).await;
+    let message = format!("Invalid value: \"v1\": must be {group}/v1");
+    assert_eq!((answer.code, answer.causes()), (422, vec![("apiVersion", message.as_str())]));
+    let nameless = api.post(&path, &json!({"metadata": {"name": "b"}})).await;
+    let body = "{\"metadata\":{\"name\":\"b\"}}";
+    let message = format!(
+        "the object provided is unrecognized (must be of type Widget): Object 'Kind' is missing in '{body}' ({body})"
+    );
+    assert_eq!(nameless.refusal(), (400, "BadRequest", message.as_str()));
+    for (metadata, message) in [
+        (json!(5), "cannot unmarshal number into Go value of type v1.ObjectMeta"),
+        (json!({"name": 5}), "cannot unmarshal number into Go struct field ObjectMeta.name of type string"),
+    ] {
+        let mut body = widget(&group, "c", json!({"subnet": "s"}));
+        body["metadata"] = metadata;
+        let answer = api.post(&path, &body).await;
+        let message = format!("Widget in version \"v1\" cannot be handled as a Widget: json: {message}");
+        assert_eq!(answer.refusal(), (400, "BadRequest", message.as_str()));
+    }
+    let answer = api.get(&format!("{path}/a/scale")).await;
+    assert_eq!(answer.refusal(), (404, "NotFound", format!("widgets.{group} \"a\" not found").as_str()));
+}
+
+#[tokio::test]
+async fn a_built_in_object_need_not_say_what_it_is() {
+    let api = Api::new().await;
+    let made = api.post(&api.core("configmaps"), &json!({"metadata": {"name": "a"}})).await.ok();
+    assert_eq!((&made["kind"], &made["apiVersion"]), (&json!("ConfigMap"), &json!("v1")));
+}
+
+#[tokio::test]
+async fn the_texts_of_a_secret_become_data() {
+    let api = Api::new().await;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"a": "1"}, "data": {"a": "MA==", "b": "Mg=="}});
+    let made = api.post(&api.core("secrets"), &secret).await.ok();
+    assert_eq!((&made["data"], &made["stringData"]), (&json!({"a": "MQ==", "b": "Mg=="}), &Value::Null));
+    let patched = api.patch(&api.core("secrets/s"), "merge", &json!({"stringData": {"b": "3"}})).await.ok();
+    assert_eq!((&patched["data"]["b"], &patched["stringData"]), (&json!("Mw=="), &Value::Null));
+}
+
+#[tokio::test]
+async fn workloads_start_with_the_counts_of_their_kind() {
+    let api = Api::new().await;
+    let make = |kind: &str, spec: Value| json!({"apiVersion": if kind == "Job" { "batch/v1" } else { "apps/v1" }, "kind": kind, "metadata": {"name": "w"}, "spec": spec});
+    let spec = || json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}});
+    let path = |plural: &str| format!("/apis/apps/v1/namespaces/{}/{plural}", api.namespace);
+    for (kind, plural, status) in [
+        (
+            "DaemonSet",
+            "daemonsets",
+            json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}),
+        ),
+        ("Deployment", "deployments", json!({})),
+        ("ReplicaSet", "replicasets", json!({"replicas": 0})),
+        ("StatefulSet", "statefulsets", json!({"availableReplicas": 0, "replicas": 0})),
+    ] {
+        // A dry run: a cluster with controllers goes on at once.
+        let made = api.post(&format!("{}?dryRun=All", path(plural)), &make(kind, spec())).await.ok();
+        assert_eq!(made["status"], status, "{kind}");
+        let bare = api.post(&path(plural), &make(kind, json!({}))).await;
+        let causes = bare.causes();
+        assert!(
+            causes.contains(&(
+                "spec.template.metadata.labels",
+                "Invalid value: null: `selector` does not match template `labels`"
+            )),
+            "{causes:?}"
+        );
+        assert_eq!(causes.last(), Some(&("spec.template.spec.containers", "Required value")));
+        assert_eq!(causes.contains(&("spec.selector", "Required value")), kind != "DaemonSet", "{kind}");
+    }
+    const COUNT: &str = "deprecated.daemonset.template.generation";
+    let made = api.post(&path("daemonsets"), &make("DaemonSet", spec())).await.ok();
+    assert_eq!(made["metadata"]["annotations"][COUNT], "1");
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "j"}]}}}});
+    let changed = api.patch(&path("daemonsets/w"), "strategic-merge", &image).await.ok();
+    assert_eq!(changed["metadata"]["annotations"][COUNT], "2");
+    let job = make(
+        "Job",
+        json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}),
+    );
+    let made = api.post(&format!("/apis/batch/v1/namespaces/{}/jobs?dryRun=All", api.namespace), &job).await.ok();
+    let uid = &made["metadata"]["uid"];
+    let labels = json!({"controller-uid": uid, "job-name": "w", "batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": "w"});
+    assert_eq!(made["spec"]["template"]["metadata"]["labels"], labels);
+    assert_eq!(made["metadata"]["labels"], labels);
+    assert_eq!(made["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+}
+
+#[tokio::test]
+async fn services_refuse_what_kube_apiserver_refuses() {
+    let api = Api::new().await;
+    let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec});
+    let path = api.core("services");
+    let named = api.post(&path, &service("1a", json!({"ports": [{"port": 80}]}))).await;
+    assert_eq!(named.code, 201, "names may start with a digit: {named:?}");
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+    let answer = api.patch(&format!("{path}/1a/status"), "merge", &status).await;
+    assert_eq!(
+        answer.causes(),
+        [("status.loadBalancer.ingress", "Forbidden: may only be used when `spec.type` is 'LoadBalancer'")]
+    );
+    let far = api.post(&path, &service("far", json!({"ports": [{"port": 80}], "clusterIP": "192.0.2.1"}))).await;
+    let message = "Invalid value: [\"192.0.2.1\"]: failed to allocate IP 192.0.2.1: the provided network does not match the current range";
+    assert_eq!(far.causes(), [("spec.clusterIPs", message)]);
+    let endpoints = api.get(&api.core("endpoints")).await;
+    assert_eq!(endpoints.warnings, ["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"]);
+}

@@ -113,7 +113,7 @@ fn policies(spec: &Value, type_: &str, causes: &mut Vec<Cause>) {
     for (i, range) in list(&spec["loadBalancerSourceRanges"]) {
         if range.as_str().is_none_or(|r| r.trim().parse::<ipnet::IpNet>().is_err()) {
             let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            causes.push(Cause::invalid(index("spec.loadBalancerSourceRanges", i), range, detail));
+            causes.push(Cause::invalid(index("spec.LoadBalancerSourceRanges", i), range, detail));
         }
     }
 }
@@ -194,7 +194,7 @@ fn node(object: &Value, causes: &mut Vec<Cause>) {
         }
     }
     for (i, taint) in list(&spec["taints"]) {
-        let at = index("spec.taints", i);
+        let at = index("metadata.taints", i); // kube-apiserver calls it so
         let key = text(taint, "key");
         causes.extend(names::qualified_name(key).iter().map(|p| Cause::invalid_text(child(&at, "key"), key, p)));
         choice(child(&at, "effect"), &taint["effect"], &["NoSchedule", "PreferNoSchedule", "NoExecute"], causes);
@@ -354,9 +354,8 @@ fn client(path: &str, config: &Value, causes: &mut Vec<Cause>) {
     } else if let Some(text) = url.as_str() {
         if !text.starts_with("https://") {
             let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-            let detail =
-                format!("'https' is the only allowed URL scheme; got '{scheme}'; desired format: https://host[/path]");
-            causes.push(Cause::invalid_text(child(path, "url"), text, detail));
+            let detail = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
+            causes.push(Cause::invalid_text(child(path, "url"), scheme, detail));
         } else if text.contains(['?', '#']) {
             let detail = "query parameters are not permitted; desired format: https://host[/path]";
             causes.push(Cause::invalid_text(child(path, "url"), text, detail));

@@ -31,8 +31,16 @@ pub(super) fn workload(kind: &str, new: &Value, old: Option<&Value>, causes: &mu
 
 fn selector(kind: &str, spec: &Value, causes: &mut Vec<Cause>) {
     let selector = &spec["selector"];
+    let mismatch = || {
+        let labels = &spec["template"]["metadata"]["labels"];
+        let detail = "`selector` does not match template `labels`";
+        Cause::invalid("spec.template.metadata.labels", labels, detail)
+    };
     if selector.is_null() {
-        causes.push(Cause::required("spec.selector", ""));
+        if kind != "DaemonSet" {
+            causes.push(Cause::required("spec.selector", ""));
+        }
+        causes.push(mismatch());
         return;
     }
     selectors::check("spec.selector", selector, causes);
@@ -43,12 +51,7 @@ fn selector(kind: &str, spec: &Value, causes: &mut Vec<Cause>) {
             format!("empty selector is invalid for {}", kind.to_lowercase()),
         ));
     } else if !selectors::selects(selector, &spec["template"]["metadata"]["labels"]) {
-        let labels = &spec["template"]["metadata"]["labels"];
-        causes.push(Cause::invalid(
-            "spec.template.metadata.labels",
-            labels,
-            "`selector` does not match template `labels`",
-        ));
+        causes.push(mismatch());
     }
 }
 
