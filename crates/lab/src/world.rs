@@ -201,8 +201,9 @@ impl World {
 
     /// Something to be run in a pod, found by UID among what its node's kubelet keeps.
     pub fn in_pod(&self, node: &str, uid: &str) -> Result<Exec> {
-        let netns = self.sandbox(node, uid)?.netns.with_context(|| format!("pod {uid} on {node} uses its node's network"))?;
-        Ok(self.state.enter(Some(self.state.anchor(node)?), Some(&netns)))
+        let record = self.sandbox(node, uid)?;
+        let netns = record.netns.with_context(|| format!("pod {uid} on {node} uses its node's network"))?;
+        Ok(self.state.enter(Some(self.state.anchor(node)?), Some(&netns)).named(&record.name))
     }
 
     /// The place of that name: a node, a pod (`NAME`, `NAMESPACE/NAME`, or what only one pod's name begins with), or a namespace of the cloud.

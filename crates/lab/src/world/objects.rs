@@ -53,16 +53,22 @@ pub enum Applied {
     Unchanged,
 }
 
+/// The annotation by which `kubectl apply` knows what it applied last.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// Creates the object, or merges it into the one that is there. Says `kind/name` with the outcome.
 pub async fn apply(client: &Client, object: &DynamicObject) -> Result<(String, Applied)> {
     let shown = shown(object);
     let api = api_of(client, object)?;
     let name = object.name_any();
-    match api.create(&PostParams::default(), object).await {
+    let mut wanted = object.clone();
+    let text = serde_json::to_string(object).context("not JSON")?;
+    wanted.annotations_mut().insert(LAST_APPLIED.to_owned(), format!("{text}\n"));
+    match api.create(&PostParams::default(), &wanted).await {
         Ok(_) => Ok((shown, Applied::Created)),
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let before = api.get(&name).await.with_context(|| shown.clone())?.resource_version();
-            let after = api.patch(&name, &PatchParams::default(), &Patch::Merge(object)).await.with_context(|| shown.clone())?;
+            let after = api.patch(&name, &PatchParams::default(), &Patch::Merge(&wanted)).await.with_context(|| shown.clone())?;
             Ok((shown, if after.resource_version() == before { Applied::Unchanged } else { Applied::Configured }))
         }
         Err(error) => Err(error).with_context(|| format!("cannot create {shown}")),

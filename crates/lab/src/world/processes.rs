@@ -77,6 +77,13 @@ impl State {
 }
 
 impl Exec {
+    /// The same place, under a host name of its own.
+    pub(super) fn named(mut self, name: &str) -> Self {
+        self.words.insert(1, "--hostname".into());
+        self.words.insert(2, name.chars().take(63).collect::<String>().into());
+        self
+    }
+
     /// The same place, with that terminal as the controlling one.
     pub fn on_terminal(mut self, terminal: &Path) -> Self {
         self.words.insert(1, "--tty".into());
