@@ -153,7 +153,7 @@ fn metadata(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
 fn branch_is_pure(path: &str, branch: &Value, int_or_string: bool, causes: &mut Vec<Cause>) {
     for keyword in ["type", "default", "nullable", "additionalProperties", "title", "description"] {
         let empty = branch[keyword].is_null() || branch[keyword] == "" || branch[keyword] == false;
-        if !empty && !(keyword == "type" && int_or_string) {
+        if !(empty || keyword == "type" && int_or_string) {
             causes.push(Cause::forbidden(child(path, keyword), "must be empty to be structural"));
         }
     }

@@ -1,9 +1,7 @@
 //! CustomResourceDefinitions: their own validation, and the product's kinds with the examples of its documentation.
 
-use crate::engine::{Answer, Api, unique};
+use crate::engine::{Answer, Api, CRDS, unique};
 use serde_json::{Value, json};
-
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 fn definition(group: &str, change: impl FnOnce(&mut Value)) -> Value {
     let mut crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("things.{group}")},
@@ -324,4 +322,37 @@ async fn pools_are_listed_with_the_columns_that_users_know() {
         table["rows"][0]["cells"],
         json!(["p", "4", "10.0.0.0/24", 1, 5, false, false, "[\"master\"]", "[\"kube-system/ipvlan-eth0\"]", "ns1"])
     );
+}
+
+#[tokio::test]
+async fn addresses_are_listed_with_their_one_holder() {
+    let api = Api::new().await;
+    let (group, _) = product(&api).await;
+    let path = path(&api, &group, "SpiderIP");
+    let address = |name: &str, spec: Value| {
+        let mut ip = json!({"apiVersion": format!("{group}/v2beta1"), "kind": "SpiderIP",
+            "metadata": {"name": name, "labels": {"ipam.spidernet.io/node": "worker"}},
+            "spec": {"address": name, "pool": "p", "since": "2026-01-01T00:00:00Z"}});
+        ip["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        ip
+    };
+    let pod = json!({"namespace": "n", "name": "web-1", "uid": "u", "interface": "eth0", "node": "worker"});
+    api.post(&path, &address("10.0.0.1", json!({"state": "Allocated", "pod": pod}))).await.ok();
+    api.post(&path, &address("10.0.0.2", json!({"state": "Held", "node": {"name": "master"}}))).await.ok();
+    let two =
+        api.post(&path, &address("10.0.0.3", json!({"state": "Held", "pod": pod, "node": {"name": "master"}}))).await;
+    assert_eq!(two.code, 422, "{two:?}");
+    let none = api.post(&path, &address("10.0.0.3", json!({"state": "Allocated"}))).await;
+    assert_eq!(none.code, 422, "{none:?}");
+    let table = api.table(&path).await;
+    let names: Vec<_> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["Name", "ADDRESS", "POOL", "STATE", "NAMESPACE", "POD", "INTERFACE", "NODE", "AGE"]);
+    let rows = table["rows"].as_array().unwrap();
+    let cells = |i: usize| rows[i]["cells"].as_array().unwrap()[..8].to_vec();
+    assert_eq!(
+        Value::from(cells(0)),
+        json!(["10.0.0.1", "10.0.0.1", "p", "Allocated", "n", "web-1", "eth0", "worker"])
+    );
+    assert_eq!(Value::from(cells(1)), json!(["10.0.0.2", "10.0.0.2", "p", "Held", null, null, null, "worker"]));
 }

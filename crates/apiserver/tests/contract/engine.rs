@@ -8,10 +8,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// The path of definitions.
+pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// How long any single answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,6 +55,42 @@ pub struct Api {
     pub client: Client,
     /// A namespace of its own.
     pub namespace: String,
+    /// Paths of what outlives the test unless it is deleted.
+    made: Mutex<Vec<String>>,
+}
+
+async fn connect() -> Client {
+    let file = Kubeconfig::read_from(kubeconfig_path()).expect("a kubeconfig");
+    let mut config =
+        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
+    config.default_retry = false; // answers are looked at as they are, 504 too
+    Client::try_from(config).expect("a client")
+}
+
+impl Drop for Api {
+    /// Takes back what the test made on a server that outlives it.
+    fn drop(&mut self) {
+        if std::env::var_os("CONTRACT_KUBECONFIG").is_none() {
+            return;
+        }
+        let paths = std::mem::take(self.made.get_mut().expect("nothing panics while it holds the list"));
+        let clean = async move {
+            let client = connect().await;
+            for path in paths {
+                let request = http::Request::delete(&path).body(Body::empty()).expect("a path makes a request");
+                if let Err(error) = client.send(request).await {
+                    eprintln!("{path} is left behind: {error}");
+                }
+            }
+        };
+        // The runtime of the test is busy with this drop.
+        let cleaned = std::thread::spawn(|| {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(clean);
+        });
+        if cleaned.join().is_err() {
+            eprintln!("namespace {} and its definitions are left behind", self.namespace);
+        }
+    }
 }
 
 /// An answer.
@@ -92,13 +130,9 @@ impl Answer {
 impl Api {
     /// Connects and makes the namespace.
     pub async fn new() -> Self {
-        let file = Kubeconfig::read_from(kubeconfig_path()).expect("a kubeconfig");
-        let mut config =
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
-        config.default_retry = false; // answers are looked at as they are, 504 too
-        let client = Client::try_from(config).expect("a client");
+        let client = connect().await;
         let namespace = format!("t-{}", unique());
-        let api = Self { client, namespace };
+        let api = Self { client, namespace, made: Mutex::default() };
         api.post(
             "/api/v1/namespaces",
             &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": api.namespace}}),
@@ -136,7 +170,13 @@ impl Api {
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        self.call("POST", path, &[("content-type", "application/json")], body.to_string().into_bytes()).await
+        let answer =
+            self.call("POST", path, &[("content-type", "application/json")], body.to_string().into_bytes()).await;
+        if answer.code == 201 && matches!(path, "/api/v1/namespaces" | CRDS) {
+            let name = answer.body["metadata"]["name"].as_str().unwrap_or_default();
+            self.made.lock().unwrap().push(format!("{path}/{name}"));
+        }
+        answer
     }
 
     pub async fn put(&self, path: &str, body: &Value) -> Answer {
@@ -181,7 +221,7 @@ impl Api {
         version["storage"] = true.into();
         let crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("widgets.{group}")},
             "spec": {"group": group, "scope": scope, "names": {"plural": "widgets", "kind": "Widget"}, "versions": [version]}});
-        self.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd).await.ok();
+        self.post(CRDS, &crd).await.ok();
         self.until(&format!("/apis/{group}/v1/widgets"), "the definition is served", |a| a.code == 200).await;
         group
     }

@@ -187,6 +187,7 @@ async fn metadata_is_checked_for_every_kind() {
             "metadata.finalizers: \"example.org\": prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers"
         ]
     );
+    api.patch(&format!("{path}/warned"), "merge", &json!({"metadata": {"finalizers": null}})).await.ok();
 }
 
 #[tokio::test]
