@@ -71,7 +71,8 @@ impl Plugin for Coordinator {
         if failures.is_empty() {
             return Ok(());
         }
-        let msg = format!("coordinator: pod interface {} was not removed completely: {}", request.nic, failures.join("; "));
+        let msg =
+            format!("coordinator: pod interface {} was not removed completely: {}", request.nic, failures.join("; "));
         Err(CniError::new(code::DATA_PATH, msg))
     }
 
@@ -86,7 +87,11 @@ impl Plugin for Coordinator {
             return Ok(());
         }
         let missing: Vec<String> = missing.iter().map(|step| step.op.to_string()).collect();
-        let msg = format!("coordinator: pod interface {} is not as ADD left it, missing: {}", call.env.ifname, missing.join("; "));
+        let msg = format!(
+            "coordinator: pod interface {} is not as ADD left it, missing: {}",
+            call.env.ifname,
+            missing.join("; ")
+        );
         Err(CniError::new(code::CHECK_FAILED, msg))
     }
 
@@ -102,7 +107,9 @@ impl Plugin for Coordinator {
             return Ok(());
         }
         let client = Client::new(raw.socket()).within(AGENT_LIMIT);
-        client.healthy().map_err(|error| CniError::caused(code::NOT_AVAILABLE, "coordinator: the agent cannot be asked", &error))
+        client
+            .healthy()
+            .map_err(|error| CniError::caused(code::NOT_AVAILABLE, "coordinator: the agent cannot be asked", &error))
     }
 }
 
@@ -115,7 +122,11 @@ fn settings(call: &Call, raw: &RawConf) -> Result<Option<Settings>, CniError> {
     let client = Client::new(raw.socket()).within(AGENT_LIMIT);
     let args = CoordinatorArgs { pod_name: name.clone(), pod_namespace: namespace.clone() };
     let answer = client.coordinator_config(&args).map_err(|error| {
-        CniError::caused(code::TRY_AGAIN_LATER, &format!("coordinator: no configuration for pod {namespace}/{name}"), &error)
+        CniError::caused(
+            code::TRY_AGAIN_LATER,
+            &format!("coordinator: no configuration for pod {namespace}/{name}"),
+            &error,
+        )
     })?;
     let settings = raw.merge(&answer)?;
     Ok((settings.mode != Mode::Disabled).then_some(settings))
@@ -124,7 +135,8 @@ fn settings(call: &Call, raw: &RawConf) -> Result<Option<Settings>, CniError> {
 /// The pod's namespace, which must not be the node's: everything would be done to the node.
 fn pod_namespace(call: &Call) -> Result<Netns, CniError> {
     let path = call.env.netns.clone().unwrap_or_default();
-    let netns = Netns::open(&path).map_err(|error| CniError::new(code::UNKNOWN_CONTAINER, format!("CNI_NETNS: {error}")))?;
+    let netns =
+        Netns::open(&path).map_err(|error| CniError::new(code::UNKNOWN_CONTAINER, format!("CNI_NETNS: {error}")))?;
     if is_nodes_own(&netns) {
         let msg = format!("CNI_NETNS {}: is the node's own network namespace", path.display());
         return Err(CniError::new(code::INVALID_ENVIRONMENT, msg));
@@ -137,7 +149,9 @@ fn is_nodes_own(netns: &Netns) -> bool {
 }
 
 fn missing_steps(call: &Call, settings: Settings, kernel: &mut Kernel<'_>) -> Result<Vec<op::Step>, CniError> {
-    let random = || Mac::random().map_err(|error| CniError::new(code::IO_FAILURE, format!("coordinator: random bytes: {error}")));
+    let random = || {
+        Mac::random().map_err(|error| CniError::new(code::IO_FAILURE, format!("coordinator: random bytes: {error}")))
+    };
     let request = plan::Request {
         nic: call.env.ifname.clone(),
         container_id: call.env.container_id.clone(),
@@ -146,14 +160,16 @@ fn missing_steps(call: &Call, settings: Settings, kernel: &mut Kernel<'_>) -> Re
         pod_mac: random()?,
     };
     let read = read_views(&request, kernel).map_err(|error| data_path(call, &error))?;
-    plan::add(&request, &read.0, &read.1).map_err(|error| CniError::new(code::INVALID_CONFIG, format!("coordinator: {error}")))
+    plan::add(&request, &read.0, &read.1)
+        .map_err(|error| CniError::new(code::INVALID_CONFIG, format!("coordinator: {error}")))
 }
 
 fn read_views(request: &plan::Request, kernel: &mut Kernel<'_>) -> Result<(View, View), net::Error> {
     let (netns, netlink) = kernel.pod().expect("ADD and CHECK have a namespace");
     let pod = view::pod(netns, netlink, &request.nic)?;
     let addresses = pod.usable_addresses(&request.nic);
-    let host = view::host(kernel.host(), &plan::host_veth(&request.container_id), request.settings.host_table, &addresses)?;
+    let host =
+        view::host(kernel.host(), &plan::host_veth(&request.container_id), request.settings.host_table, &addresses)?;
     Ok((pod, host))
 }
 

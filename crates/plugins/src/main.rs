@@ -29,7 +29,8 @@ fn main() -> ExitCode {
     match plugins::plugin_named(name) {
         Some(plugin) => plugins::run(plugin),
         None => {
-            let msg = format!("this program is called as {name:?}; it knows the names spiderpool, coordinator and multinet");
+            let msg =
+                format!("this program is called as {name:?}; it knows the names spiderpool, coordinator and multinet");
             println!("{}", CniError::new(code::INTERNAL, msg).to_json());
             ExitCode::FAILURE
         }

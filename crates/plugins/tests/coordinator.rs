@@ -1,5 +1,7 @@
 //! The coordinator as a process in real namespaces. Needs root; `cargo xtask test netns`.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 #[path = "coordinator/world.rs"]
 mod world;
 
@@ -19,8 +21,15 @@ fn routes(world: &World, name: &str, family: &str, table: &str) -> Vec<String> {
         .ip(name, &format!("{family} route show table {table}"))
         .iter()
         .map(|route| {
-            let word = |key: &str, name: &str| route[key].as_str().map(|value| format!(" {name} {value}")).unwrap_or_default();
-            let line = format!("{}{}{}{}", route["dst"].as_str().unwrap(), word("gateway", "via"), word("dev", "dev"), word("prefsrc", "src"));
+            let word =
+                |key: &str, name: &str| route[key].as_str().map(|value| format!(" {name} {value}")).unwrap_or_default();
+            let line = format!(
+                "{}{}{}{}",
+                route["dst"].as_str().unwrap(),
+                word("gateway", "via"),
+                word("dev", "dev"),
+                word("prefsrc", "src")
+            );
             line
         })
         .filter(|line| !line.starts_with("fe80::"))
@@ -37,7 +46,16 @@ fn rules(world: &World, name: &str, family: &str) -> Vec<String> {
 
 fn neighbours(world: &World, name: &str) -> Vec<String> {
     let all = world.ip(name, "neigh show nud permanent");
-    all.iter().map(|entry| format!("{} dev {} {}", entry["dst"].as_str().unwrap(), entry["dev"].as_str().unwrap(), entry["lladdr"].as_str().unwrap())).collect()
+    all.iter()
+        .map(|entry| {
+            format!(
+                "{} dev {} {}",
+                entry["dst"].as_str().unwrap(),
+                entry["dev"].as_str().unwrap(),
+                entry["lladdr"].as_str().unwrap()
+            )
+        })
+        .collect()
 }
 
 #[test]
@@ -45,13 +63,24 @@ fn neighbours(world: &World, name: &str) -> Vec<String> {
 fn a_pod_reaches_its_node_and_is_reached_in_both_families() {
     let mut world = World::new();
     let pod = world.pod("p1", &DUAL);
-    assert!(world.attempt("p1", "ping -n -c1 -W1 10.6.1.1").is_err(), "a macvlan reaches its parent without coordinator: the test shows nothing");
+    assert!(
+        world.attempt("p1", "ping -n -c1 -W1 10.6.1.1").is_err(),
+        "a macvlan reaches its parent without coordinator: the test shows nothing"
+    );
     world.add(&pod, "eth0", &nothing());
     let pairs = [
-        ("p1", "10.6.1.1"), ("p1", "fd00:10:6::1:1"), ("p1", "172.200.1.1"), // own node
-        ("n1", "10.6.2.1"), ("n1", "fd00:10:6::2:1"), // probe
-        ("p1", "10.6.1.2"), ("p1", "fd00:10:6::1:2"), ("n2", "10.6.2.1"), ("n2", "fd00:10:6::2:1"), // other node
-        ("ext", "10.6.2.1"), ("p1", "192.168.9.2"), ("ext", "fd00:10:6::2:1"),
+        ("p1", "10.6.1.1"),
+        ("p1", "fd00:10:6::1:1"),
+        ("p1", "172.200.1.1"), // own node
+        ("n1", "10.6.2.1"),
+        ("n1", "fd00:10:6::2:1"), // probe
+        ("p1", "10.6.1.2"),
+        ("p1", "fd00:10:6::1:2"),
+        ("n2", "10.6.2.1"),
+        ("n2", "fd00:10:6::2:1"), // other node
+        ("ext", "10.6.2.1"),
+        ("p1", "192.168.9.2"),
+        ("ext", "fd00:10:6::2:1"),
     ];
     for (from, to) in pairs {
         assert!(world.pings(from, to), "{from} does not reach {to}");
@@ -78,13 +107,20 @@ fn one_nic_leaves_the_tables_of_the_specification() {
     ];
     assert_eq!(routes(&world, "p1", "-4", "main"), expected);
     assert_eq!(routes(&world, "p1", "-4", "100"), ["default via 10.6.1.1 dev veth0 src 10.6.2.1"]);
-    assert_eq!(routes(&world, "p1", "-4", "101"), ["10.6.1.1 dev veth0 src 10.6.2.1", "172.200.1.1 dev veth0 src 10.6.2.1"]);
+    assert_eq!(
+        routes(&world, "p1", "-4", "101"),
+        ["10.6.1.1 dev veth0 src 10.6.2.1", "172.200.1.1 dev veth0 src 10.6.2.1"]
+    );
     assert_eq!(rules(&world, "p1", "-4"), ["1000: from all fwmark 0x1/0x1 lookup 100"]);
     assert_eq!(rules(&world, "n1", "-4"), ["1000: from all lookup 500"]);
     assert_eq!(routes(&world, "n1", "-4", "500"), [format!("10.6.2.1 dev {veth} src 10.6.1.1")]);
     assert!(neighbours(&world, "n1")[0].starts_with(&format!("10.6.2.1 dev {veth} ")));
     let ruleset = world.run("p1", "nft list ruleset");
-    for rule in ["iifname \"veth0\" ct state new ct mark set ct mark | 0x00000001", "ct direction reply ct mark & 0x00000001 == 0x00000001 meta mark set meta mark | 0x00000001", "type route hook output priority mangle"] {
+    for rule in [
+        "iifname \"veth0\" ct state new ct mark set ct mark | 0x00000001",
+        "ct direction reply ct mark & 0x00000001 == 0x00000001 meta mark set meta mark | 0x00000001",
+        "type route hook output priority mangle",
+    ] {
         assert!(ruleset.contains(rule), "{rule}\nis not in\n{ruleset}");
     }
 }
@@ -119,15 +155,26 @@ fn with_two_nics_replies_leave_by_the_nic_of_the_request() {
     world.add(&pod, "eth0", &nothing());
     world.attach_net1("p1", &NET1);
     world.add(&pod, "net1", &nothing());
-    assert_eq!(rules(&world, "p1", "-4"), ["1000: from all fwmark 0x1/0x1 lookup 100", "1001: from 172.200.0.5 lookup 101"]);
+    assert_eq!(
+        rules(&world, "p1", "-4"),
+        ["1000: from all fwmark 0x1/0x1 lookup 100", "1001: from 172.200.0.5 lookup 101"]
+    );
     assert!(routes(&world, "p1", "-4", "101").contains(&"default via 172.200.0.1 dev net1".to_owned()));
     assert!(routes(&world, "p1", "-4", "main").contains(&"172.200.0.0/16 dev net1 src 172.200.0.5".to_owned()));
     for family in ["-4", "-6"] {
-        let defaults: Vec<String> = routes(&world, "p1", family, "main").into_iter().filter(|line| line.starts_with("default")).collect();
+        let defaults: Vec<String> =
+            routes(&world, "p1", family, "main").into_iter().filter(|line| line.starts_with("default")).collect();
         assert_eq!(defaults.len(), 1, "{defaults:?}");
         assert!(defaults[0].ends_with("dev eth0"), "{defaults:?}");
     }
-    for (from, to) in [("n1", "172.200.0.5"), ("n1", "fd00:200::5"), ("n2", "172.200.0.5"), ("ext", "172.200.0.5"), ("ext", "fd00:200::5"), ("ext", "10.6.2.1")] {
+    for (from, to) in [
+        ("n1", "172.200.0.5"),
+        ("n1", "fd00:200::5"),
+        ("n2", "172.200.0.5"),
+        ("ext", "172.200.0.5"),
+        ("ext", "fd00:200::5"),
+        ("ext", "10.6.2.1"),
+    ] {
         assert!(world.pings(from, to), "{from} does not reach {to}");
     }
     world.serve("p1", "[::]:80");
@@ -273,7 +320,10 @@ fn a_failed_add_takes_everything_back() {
     let conf = json!({"podRPFilter": 2, "policyRoutes": [{"dst": "10.9.0.0/16", "gw": "10.99.0.1"}]});
     let error = world.call("ADD", &pod, "eth0", Some(CONFIG), &conf).unwrap_err();
     let text = error["msg"].as_str().unwrap();
-    assert!(text.contains("10.9.0.0/16 via 10.99.0.1 dev eth0") && text.contains("Nexthop has invalid gateway"), "{text}");
+    assert!(
+        text.contains("10.9.0.0/16 via 10.99.0.1 dev eth0") && text.contains("Nexthop has invalid gateway"),
+        "{text}"
+    );
     for family in ["-4", "-6"] {
         world.run("n1", &format!("ip {family} rule del pref 1000"));
     }
@@ -335,10 +385,16 @@ fn what_cannot_work_is_refused_with_its_reason_and_without_traces() {
     let mut world = World::new();
     let pod = world.pod("p1", &DUAL[..1]);
     let before = (world.state("n1"), world.state("p1"));
-    let rows: [(&str, Option<&str>, Value, u64, &str); 9] = [
+    let rows: [(&str, Option<&str>, Value, u64, &str); 8] = [
         ("eth0", None, nothing(), 11, "no configuration for pod ns1/web-0: cannot reach the agent at"),
         ("eth0", Some("garbage"), nothing(), 11, "is not understood"),
-        ("eth0", Some(CONFIG), json!({"netns": "/run/netns/spiderpool-gone"}), 3, "/run/netns/spiderpool-gone: No such file"),
+        (
+            "eth0",
+            Some(CONFIG),
+            json!({"netns": "/run/netns/spiderpool-gone"}),
+            3,
+            "/run/netns/spiderpool-gone: No such file",
+        ),
         ("eth0", Some(CONFIG), json!({"netns": "/etc/hostname"}), 3, "/etc/hostname: is not a network namespace"),
         ("eth0", Some(CONFIG), json!({"mode": "overlay"}), 7, "mode overlay is not supported"),
         ("eth0", Some(CONFIG), json!({"prevResult": null}), 7, "prevResult is missing"),
@@ -348,7 +404,11 @@ fn what_cannot_work_is_refused_with_its_reason_and_without_traces() {
     for (nic, config, extra, code, text) in rows {
         let error = world.call("ADD", &pod, nic, config, &extra).unwrap_err();
         assert!(error["msg"].as_str().unwrap().contains(text), "{extra}: {error}");
-        assert_eq!((error["code"].as_u64(), error["cniVersion"].as_str()), (Some(code), Some("1.1.0")), "{extra}: {error}");
+        assert_eq!(
+            (error["code"].as_u64(), error["cniVersion"].as_str()),
+            (Some(code), Some("1.1.0")),
+            "{extra}: {error}"
+        );
     }
     let node = json!({"netns": world.netns_path("n1")});
     let error = world.call("ADD", &pod, "eth0", Some(CONFIG), &node).unwrap_err();
@@ -385,7 +445,8 @@ fn switched_off_it_passes_the_result_on() {
 fn same(now: &[String], then: &[String]) {
     let lines = |state: &[String]| {
         let volatile = |line: &&str| !line.contains("expires") && !line.contains("mode DEFAULT");
-        let mut lines: Vec<String> = state.iter().flat_map(|part| part.lines()).filter(volatile).map(str::to_owned).collect();
+        let mut lines: Vec<String> =
+            state.iter().flat_map(|part| part.lines()).filter(volatile).map(str::to_owned).collect();
         lines.sort();
         lines
     };

@@ -84,7 +84,8 @@ impl<'a> Kernel<'a> {
         for run in ops.chunk_by(|a, b| place(a) == place(b)) {
             let refs: Vec<&Op> = run.iter().collect();
             let verdicts = self.execute(&refs);
-            failures.extend(run.iter().zip(verdicts).filter_map(|(op, verdict)| Some(format!("{op}: {}", verdict.err()?))));
+            failures
+                .extend(run.iter().zip(verdicts).filter_map(|(op, verdict)| Some(format!("{op}: {}", verdict.err()?))));
         }
         failures
     }
@@ -116,7 +117,10 @@ impl<'a> Kernel<'a> {
             self.links.clear();
         }
         let mut sent = sent.into_iter();
-        requests.into_iter().map(|request| request.and_then(|_| sent.next().expect("every request has a verdict"))).collect()
+        requests
+            .into_iter()
+            .map(|request| request.and_then(|_| sent.next().expect("every request has a verdict")))
+            .collect()
     }
 
     fn execute_inside(&mut self, side: Side, ops: &[&Op]) -> Vec<Result<(), net::Error>> {

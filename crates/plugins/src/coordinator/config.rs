@@ -117,7 +117,8 @@ impl RawConf {
         let mut seen = std::collections::BTreeSet::new();
         hijack.retain(|net| seen.insert(*net));
 
-        let or_agent = |own: &Option<String>, agents: &str| text(own.as_deref()).or(text(Some(agents))).map(str::to_owned);
+        let or_agent =
+            |own: &Option<String>, agents: &str| text(own.as_deref()).or(text(Some(agents))).map(str::to_owned);
         let policy_routes = self.policy_routes.as_deref().unwrap_or(&agent.policy_routes);
         Ok(Settings {
             mode: self.mode()?.map_or_else(|| mode(&agent.mode), Ok)?,
@@ -126,11 +127,15 @@ impl RawConf {
             policy_routes: policy_routes.iter().map(policy_route).collect::<Result<_, _>>()?,
             tune_routes: self.tune_pod_routes.unwrap_or(agent.tune_pod_routes),
             default_route_nic: or_agent(&self.pod_default_route_nic, &agent.pod_default_route_nic),
-            mac_prefix: or_agent(&self.pod_mac_prefix, &agent.pod_mac_prefix).map(|text| mac_prefix(&text)).transpose()?,
+            mac_prefix: or_agent(&self.pod_mac_prefix, &agent.pod_mac_prefix)
+                .map(|text| mac_prefix(&text))
+                .transpose()?,
             host_table: self.host_table(agent)?,
             rp_filter: rp_filter(self.pod_rp_filter.unwrap_or(agent.pod_rp_filter))?,
             tx_queue_len: positive("txQueueLen", self.tx_queue_len.unwrap_or(agent.tx_queue_len), 0)?,
-            veth_address: or_agent(&self.veth_link_address, &agent.veth_link_address).map(|text| veth_address(&text)).transpose()?,
+            veth_address: or_agent(&self.veth_link_address, &agent.veth_link_address)
+                .map(|text| veth_address(&text))
+                .transpose()?,
             veth_mtu: self.veth_mtu(agent)?,
         })
     }
@@ -185,7 +190,8 @@ fn network(key: &str, text: &str) -> Result<IpNet, CniError> {
 
 fn policy_route(route: &agent::PolicyRoute) -> Result<PolicyRoute, CniError> {
     let destination = network("policyRoutes[].dst", &route.dst)?;
-    let gateway: IpAddr = route.gw.trim().parse().map_err(|_| invalid("policyRoutes[].gw", &route.gw, "is no IP address"))?;
+    let gateway: IpAddr =
+        route.gw.trim().parse().map_err(|_| invalid("policyRoutes[].gw", &route.gw, "is no IP address"))?;
     if destination.addr().is_ipv4() != gateway.is_ipv4() {
         let both = format!("{} via {}", route.dst, route.gw);
         return Err(invalid("policyRoutes", &both, "destination and gateway are of different IP families"));

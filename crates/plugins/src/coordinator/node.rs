@@ -8,7 +8,18 @@ use super::view::{View, is_usable};
 
 /// Interfaces whose addresses are not the node's own: bridges and devices of container networks and load balancers.
 const FOREIGN_PREFIXES: [&str; 12] = [
-    "docker", "cbr", "dummy", "virbr", "lxcbr", "veth", "cali", "flannel", "kube-ipvs", "cni", "vx-submariner", "cilium",
+    "docker",
+    "cbr",
+    "dummy",
+    "virbr",
+    "lxcbr",
+    "veth",
+    "cali",
+    "flannel",
+    "kube-ipvs",
+    "cni",
+    "vx-submariner",
+    "cilium",
 ];
 
 fn is_foreign(dev: &str) -> bool {
@@ -20,7 +31,10 @@ fn is_foreign(dev: &str) -> bool {
 /// another node. Then the kernel's order of interfaces counts.
 pub fn addresses(host: &View, family: Family, pod: &[IpAddr]) -> Vec<IpAddr> {
     let own = host.addresses.iter().filter(|address| {
-        Family::of(address.net.addr()) == family && is_usable(address.net.addr()) && !address.duplicate && !is_foreign(&address.dev)
+        Family::of(address.net.addr()) == family
+            && is_usable(address.net.addr())
+            && !address.duplicate
+            && !is_foreign(&address.dev)
     });
     let mut ranked: Vec<_> = own
         .enumerate()

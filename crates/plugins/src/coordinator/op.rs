@@ -34,7 +34,18 @@ pub struct Route {
 impl Route {
     /// A plain route.
     pub fn new(to: IpNet, dev: &str, table: u32) -> Self {
-        Self { to, table, dev: dev.to_owned(), via: None, source: None, metric: None, mtu: None, on_link: false, kernel: false, leg: false }
+        Self {
+            to,
+            table,
+            dev: dev.to_owned(),
+            via: None,
+            source: None,
+            metric: None,
+            mtu: None,
+            on_link: false,
+            kernel: false,
+            leg: false,
+        }
     }
 
     /// The same route by a gateway.
@@ -85,23 +96,76 @@ impl Route {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Makes the pair that connects the pod to its node.
-    AddVeth { host: VethEnd, pod: VethEnd },
-    DeleteLink { side: Side, dev: String },
-    SetLink { side: Side, dev: String, change: LinkChange },
-    AddAddress { side: Side, dev: String, address: IpNet },
-    AddRoute { side: Side, route: Route },
+    AddVeth {
+        host: VethEnd,
+        pod: VethEnd,
+    },
+    DeleteLink {
+        side: Side,
+        dev: String,
+    },
+    SetLink {
+        side: Side,
+        dev: String,
+        change: LinkChange,
+    },
+    AddAddress {
+        side: Side,
+        dev: String,
+        address: IpNet,
+    },
+    AddRoute {
+        side: Side,
+        route: Route,
+    },
     /// Adds a route before or behind others of the same destination and metric.
-    RestoreRoute { side: Side, route: Route, front: bool },
-    DeleteRoute { side: Side, route: Route },
-    AddRule { side: Side, rule: Rule },
-    DeleteRule { side: Side, rule: Rule },
-    SetNeighbour { side: Side, dev: String, address: IpAddr, mac: Mac },
-    DeleteNeighbour { side: Side, dev: String, address: IpAddr },
-    Sysctl { side: Side, key: String, value: String },
+    RestoreRoute {
+        side: Side,
+        route: Route,
+        front: bool,
+    },
+    DeleteRoute {
+        side: Side,
+        route: Route,
+    },
+    AddRule {
+        side: Side,
+        rule: Rule,
+    },
+    DeleteRule {
+        side: Side,
+        rule: Rule,
+    },
+    SetNeighbour {
+        side: Side,
+        dev: String,
+        address: IpAddr,
+        mac: Mac,
+    },
+    DeleteNeighbour {
+        side: Side,
+        dev: String,
+        address: IpAddr,
+    },
+    Sysctl {
+        side: Side,
+        key: String,
+        value: String,
+    },
     /// Reply marks for what enters by an interface of the pod.
-    InstallMarks { dev: String, families: Vec<Family> },
-    RemoveMarks { dev: String, families: Vec<Family> },
-    Announce { dev: String, mac: Mac, address: IpAddr },
+    InstallMarks {
+        dev: String,
+        families: Vec<Family>,
+    },
+    RemoveMarks {
+        dev: String,
+        families: Vec<Family>,
+    },
+    Announce {
+        dev: String,
+        mac: Mac,
+        address: IpAddr,
+    },
 }
 
 /// A step and how it is taken back; what need not be taken back has nothing there.
@@ -116,7 +180,10 @@ impl Op {
     /// may vanish by itself, and the rule that all pods of a node share.
     pub fn tolerant(&self) -> bool {
         match self {
-            Self::DeleteLink { .. } | Self::DeleteRoute { .. } | Self::DeleteRule { .. } | Self::DeleteNeighbour { .. } => true,
+            Self::DeleteLink { .. }
+            | Self::DeleteRoute { .. }
+            | Self::DeleteRule { .. }
+            | Self::DeleteNeighbour { .. } => true,
             Self::AddRule { side, .. } => *side == Side::Host,
             _ => false,
         }
@@ -158,7 +225,9 @@ impl fmt::Display for Op {
             Self::DeleteRoute { side, route } => write!(f, "{side}: delete route {route}"),
             Self::AddRule { side, rule } => write!(f, "{side}: add rule {rule}"),
             Self::DeleteRule { side, rule } => write!(f, "{side}: delete rule {rule}"),
-            Self::SetNeighbour { side, dev, address, mac } => write!(f, "{side}: set neighbour {address} dev {dev} to {mac}"),
+            Self::SetNeighbour { side, dev, address, mac } => {
+                write!(f, "{side}: set neighbour {address} dev {dev} to {mac}")
+            }
             Self::DeleteNeighbour { side, dev, address } => write!(f, "{side}: delete neighbour {address} dev {dev}"),
             Self::Sysctl { side, key, value } => write!(f, "{side}: set net/{key} to {value}"),
             Self::InstallMarks { dev, .. } => write!(f, "pod: install reply marks for {dev}"),

@@ -43,7 +43,9 @@ pub enum PlanError {
     NoAddress(String),
     #[error("mode overlay is not supported, it was asked for pod interface {0}")]
     Overlay(String),
-    #[error("pod interface {nic} is not the pod's first ({first}) and the pod has no veth0: {first} was attached without coordinator, or belongs to the default network (mode overlay, which is not supported)")]
+    #[error(
+        "pod interface {nic} is not the pod's first ({first}) and the pod has no veth0: {first} was attached without coordinator, or belongs to the default network (mode overlay, which is not supported)"
+    )]
     NoVeth { nic: String, first: String },
     #[error("pod interface veth0 exists, but node interface {0} is not its peer")]
     ForeignVeth(String),
@@ -70,11 +72,16 @@ pub fn add(request: &Request, pod: &View, host: &View) -> Result<Vec<Step>, Plan
     let first = request.nic == request.settings.first_nic;
     check_mode(request, pod, first)?;
     let veth = Veth::find(request, pod, host, first)?;
-    let families = Family::BOTH.into_iter().filter(|family| addresses.iter().any(|address| Family::of(*address) == *family));
+    let families =
+        Family::BOTH.into_iter().filter(|family| addresses.iter().any(|address| Family::of(*address) == *family));
     // A family that the node does not have is left alone: there is nobody to talk to.
     let nodes = families.map(|family| {
         let leader = leader(request, pod, family);
-        NodeSide { family, addresses: node::addresses(host, family, &pod.usable_addresses(leader)), leads: leader == request.nic }
+        NodeSide {
+            family,
+            addresses: node::addresses(host, family, &pod.usable_addresses(leader)),
+            leads: leader == request.nic,
+        }
     });
     let mut plan = Plan {
         request,
@@ -125,11 +132,18 @@ impl Veth {
         match (pod.link(POD_VETH), host.link(&name)) {
             (Some(inner), Some(outer)) if inner.partner == Some(outer.index) && outer.partner == Some(inner.index) => {
                 let mac = |link: &Link, other: Mac| link.mac.unwrap_or(other);
-                Ok(Self { host_mac: mac(outer, request.host_mac), pod_mac: mac(inner, request.pod_mac), host: name, made: true })
+                Ok(Self {
+                    host_mac: mac(outer, request.host_mac),
+                    pod_mac: mac(inner, request.pod_mac),
+                    host: name,
+                    made: true,
+                })
             }
             (Some(_), _) => Err(PlanError::ForeignVeth(name)),
             (None, Some(_)) => Err(PlanError::HostVethTaken(name)),
-            (None, None) if first => Ok(Self { host: name, host_mac: request.host_mac, pod_mac: request.pod_mac, made: false }),
+            (None, None) if first => {
+                Ok(Self { host: name, host_mac: request.host_mac, pod_mac: request.pod_mac, made: false })
+            }
             (None, None) => unreachable!("the mode was checked: only the first NIC comes without veth0"),
         }
     }
@@ -192,7 +206,10 @@ impl Plan<'_> {
             let undo = Op::DeleteLink { side: Side::Host, dev: host.clone() };
             self.step(Op::AddVeth { host: outer, pod: inner }, Some(undo));
             if self.host.ipv6 {
-                self.step(Op::Sysctl { side: Side::Host, key: format!("ipv6/conf/{host}/accept_ra"), value: "0".to_owned() }, None);
+                self.step(
+                    Op::Sysctl { side: Side::Host, key: format!("ipv6/conf/{host}/accept_ra"), value: "0".to_owned() },
+                    None,
+                );
             }
         }
         self.bring_up(Side::Host, &host);
@@ -212,7 +229,11 @@ impl Plan<'_> {
         if link.is_some_and(|link| link.up) {
             return;
         }
-        let set = |up| Op::SetLink { side, dev: dev.to_owned(), change: LinkChange { up: Some(up), ..LinkChange::default() } };
+        let set = |up| Op::SetLink {
+            side,
+            dev: dev.to_owned(),
+            change: LinkChange { up: Some(up), ..LinkChange::default() },
+        };
         // A pair that this plan makes is removed whole.
         self.step(set(true), link.map(|_| set(false)));
     }
@@ -271,7 +292,8 @@ impl Plan<'_> {
             }
         }
         let table = if leads { MAIN } else { self.table };
-        let hijack: Vec<_> = self.request.settings.hijack.iter().filter(|net| Family::of(net.addr()) == family).copied().collect();
+        let hijack: Vec<_> =
+            self.request.settings.hijack.iter().filter(|net| Family::of(net.addr()) == family).copied().collect();
         for net in hijack {
             self.want_route(Side::Pod, Route::new(net, POD_VETH, table).via(gateway).source(source));
         }
@@ -291,7 +313,8 @@ impl Plan<'_> {
         let (family, gateway) = (self.nodes[at].family, self.nodes[at].gateway());
         let (table, veth) = (self.request.settings.host_table, self.veth.host.clone());
         self.want_rule(Side::Host, Rule::new(family, RULE_PRIORITY, table));
-        let own: Vec<IpAddr> = self.addresses.iter().copied().filter(|address| Family::of(*address) == family).collect();
+        let own: Vec<IpAddr> =
+            self.addresses.iter().copied().filter(|address| Family::of(*address) == family).collect();
         for address in own {
             self.forget_elsewhere(address, &veth);
             // Some kernels refuse an IPv6 source that is no address of the outgoing interface.
@@ -357,9 +380,13 @@ impl Plan<'_> {
     /// Adds a route unless it is there. In the tables of ours another way to the same destination is replaced; in main
     /// it was put by somebody who knows better, and stays.
     fn want_route(&mut self, side: Side, route: Route) {
-        let planned = self.steps.iter().any(|step| matches!(&step.op, Op::AddRoute { side: at, route: other } if *at == side && other.rivals(&route)));
+        let planned = self.steps.iter().any(
+            |step| matches!(&step.op, Op::AddRoute { side: at, route: other } if *at == side && other.rivals(&route)),
+        );
         let rivals: Vec<Route> = self.view(side).routes.iter().filter(|other| other.rivals(&route)).cloned().collect();
-        let there = rivals.iter().any(|other| other.same_way(&route) && (other.source == route.source || route.family() == Family::V6));
+        let there = rivals
+            .iter()
+            .any(|other| other.same_way(&route) && (other.source == route.source || route.family() == Family::V6));
         if planned || there || (!rivals.is_empty() && route.table == MAIN) {
             return;
         }

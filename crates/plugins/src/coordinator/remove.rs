@@ -37,7 +37,8 @@ pub struct Removal {
 /// The addresses that the NIC has, or had.
 pub fn addresses(request: &Request, pod: Option<&View>) -> Vec<IpAddr> {
     let mut addresses = pod.map(|pod| pod.usable_addresses(&request.nic)).unwrap_or_default();
-    addresses.extend(request.reported.iter().filter(|address| !addresses.contains(address)).copied().collect::<Vec<_>>());
+    addresses
+        .extend(request.reported.iter().filter(|address| !addresses.contains(address)).copied().collect::<Vec<_>>());
     addresses
 }
 
@@ -50,7 +51,8 @@ pub fn remove(request: &Request, pod: Option<&View>, host: &View) -> Removal {
 
     // A late call may name addresses that another pod has by now: the node's route tells whose they are.
     let own = addresses(request, pod);
-    let theirs: BTreeSet<IpAddr> = pod_routes(host).filter(|route| route.dev != veth).map(|route| route.to.addr()).collect();
+    let theirs: BTreeSet<IpAddr> =
+        pod_routes(host).filter(|route| route.dev != veth).map(|route| route.to.addr()).collect();
     removal.forget = own.iter().copied().filter(|address| !theirs.contains(address)).collect();
     if whole {
         removal.forget.extend(pod_routes(host).filter(|route| route.dev == veth).map(|route| route.to.addr()));
@@ -68,7 +70,11 @@ pub fn remove(request: &Request, pod: Option<&View>, host: &View) -> Removal {
         removal.ops.push(Op::DeleteNeighbour { side, dev: veth.clone(), address: entry.address });
     }
     // Rules for single addresses were made by releases of old.
-    let old = |rule: &&Rule| rule.from.is_none() && rule.mark.is_none() && rule.to.is_some_and(|to| removal.forget.iter().any(|address| to == host_net(*address)));
+    let old = |rule: &&Rule| {
+        rule.from.is_none()
+            && rule.mark.is_none()
+            && rule.to.is_some_and(|to| removal.forget.iter().any(|address| to == host_net(*address)))
+    };
     let old: Vec<Op> = host.rules.iter().filter(old).map(|rule| Op::DeleteRule { side, rule: rule.clone() }).collect();
     removal.ops.extend(old);
     if whole && host.link(&veth).is_some() {
@@ -107,7 +113,10 @@ fn remove_from_pod(request: &Request, pod: &View, whole: bool, own: &[IpAddr], o
 /// Whether the rule is there because its NIC's default route gave way to the one that is being removed.
 fn gave_way(request: &Request, pod: &View, rule: &Rule) -> bool {
     let main_is_ours = pod.routes.iter().any(|route| {
-        route.table == net::MAIN_TABLE && route.is_default() && route.family() == rule.family && route.dev == request.nic
+        route.table == net::MAIN_TABLE
+            && route.is_default()
+            && route.family() == rule.family
+            && route.dev == request.nic
     });
     let displaced = displaced_default(request, pod, rule);
     let owner = displaced.map(|route| pod.usable_addresses(&route.dev)).unwrap_or_default();
@@ -118,7 +127,8 @@ fn gave_way(request: &Request, pod: &View, rule: &Rule) -> bool {
 fn displaced_default<'v>(request: &Request, pod: &'v View, rule: &Rule) -> Option<&'v Route> {
     let default = |route: &&Route| route.is_default() && route.family() == rule.family && route.dev != request.nic;
     let found = pod.routes.iter().filter(default).find(|route| route.table == rule.table)?;
-    let in_main = pod.routes.iter().filter(default).any(|route| route.table == net::MAIN_TABLE && route.dev == found.dev);
+    let in_main =
+        pod.routes.iter().filter(default).any(|route| route.table == net::MAIN_TABLE && route.dev == found.dev);
     (!in_main).then_some(found)
 }
 
@@ -131,7 +141,10 @@ fn retire_table(request: &Request, pod: &View, rule: &Rule, of_nic: bool, ops: &
     }
     if let Some(route) = displaced_default(request, pod, rule).filter(|_| !of_nic) {
         // Its metric may be taken in main by the route that leaves with its NIC.
-        let main = pod.routes.iter().filter(|other| other.table == net::MAIN_TABLE && other.is_default() && other.family() == rule.family);
+        let main = pod
+            .routes
+            .iter()
+            .filter(|other| other.table == net::MAIN_TABLE && other.is_default() && other.family() == rule.family);
         for rival in main.filter(|other| other.dev == request.nic) {
             ops.push(Op::DeleteRoute { side, route: rival.clone() });
         }
@@ -139,7 +152,10 @@ fn retire_table(request: &Request, pod: &View, rule: &Rule, of_nic: bool, ops: &
     }
     // The first NIC's way to the node is in its table as well, and stays.
     let of_first = |route: &&Route| route.table == FIRST_TABLE && route.dev == POD_VETH && route.via.is_none();
-    let rest = pod.routes.iter().filter(|route| route.table == rule.table && route.family() == rule.family && !of_first(route));
+    let rest = pod
+        .routes
+        .iter()
+        .filter(|route| route.table == rule.table && route.family() == rule.family && !of_first(route));
     let mut rest: Vec<&Route> = rest.collect();
     rest.sort_by_key(|route| (route.via.is_none(), !route.is_default()));
     for route in rest {

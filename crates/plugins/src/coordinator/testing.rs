@@ -40,7 +40,8 @@ pub struct Kernel {
 impl Kernel {
     /// A node with addresses on eth0 and eth1, and a pod with nothing.
     pub fn new() -> Self {
-        let mut kernel = Self { host: View { ipv6: true, ..View::default() }, pod: View { ipv6: true, ..View::default() } };
+        let mut kernel =
+            Self { host: View { ipv6: true, ..View::default() }, pod: View { ipv6: true, ..View::default() } };
         for (dev, net) in [("eth0", "10.6.1.1/16"), ("eth0", "fd00:10:6::1:1/64"), ("eth1", "172.200.1.1/16")] {
             address(&mut kernel.host, dev, net);
         }
@@ -57,12 +58,19 @@ impl Kernel {
             let parsed: ipnet::IpNet = net.parse().unwrap();
             address(&mut self.pod, dev, net);
             let connected = Route::new(parsed.trunc(), dev, net::MAIN_TABLE);
-            self.pod.routes.push(Route { kernel: true, ..connected.source(parsed.addr().is_ipv4().then_some(parsed.addr())) });
+            self.pod
+                .routes
+                .push(Route { kernel: true, ..connected.source(parsed.addr().is_ipv4().then_some(parsed.addr())) });
         }
         for gateway in gateways {
             let gateway: std::net::IpAddr = gateway.parse().unwrap();
             let family = Family::of(gateway);
-            let leg = family == Family::V6 && self.pod.routes.iter().any(|route| route.is_default() && route.table == net::MAIN_TABLE && route.family() == family);
+            let leg = family == Family::V6
+                && self
+                    .pod
+                    .routes
+                    .iter()
+                    .any(|route| route.is_default() && route.table == net::MAIN_TABLE && route.family() == family);
             self.pod.routes.push(Route { leg, ..Route::new(family.everything(), dev, net::MAIN_TABLE).via(gateway) });
         }
         self
@@ -72,10 +80,20 @@ impl Kernel {
         match op {
             Op::AddVeth { host, pod } => {
                 let (outer, inner) = (link(&mut self.host, &host.name), link(&mut self.pod, POD_VETH));
-                *self.host.links.iter_mut().find(|link| link.index == outer).unwrap() =
-                    Link { index: outer, name: host.name.clone(), mac: Some(host.mac), partner: Some(inner), ..Link::default() };
-                *self.pod.links.iter_mut().find(|link| link.index == inner).unwrap() =
-                    Link { index: inner, name: pod.name.clone(), mac: Some(pod.mac), partner: Some(outer), ..Link::default() };
+                *self.host.links.iter_mut().find(|link| link.index == outer).unwrap() = Link {
+                    index: outer,
+                    name: host.name.clone(),
+                    mac: Some(host.mac),
+                    partner: Some(inner),
+                    ..Link::default()
+                };
+                *self.pod.links.iter_mut().find(|link| link.index == inner).unwrap() = Link {
+                    index: inner,
+                    name: pod.name.clone(),
+                    mac: Some(pod.mac),
+                    partner: Some(outer),
+                    ..Link::default()
+                };
                 self.pod.sysctls.insert("ipv4/conf/veth0/rp_filter".to_owned(), "1".to_owned());
             }
             Op::DeleteLink { dev, .. } => {
@@ -109,7 +127,12 @@ impl Kernel {
             Op::AddRule { side, rule } => self.view(*side).rules.push(rule.clone()),
             Op::DeleteRule { side, rule } => remove(&mut self.view(*side).rules, |other| other == rule, op),
             Op::SetNeighbour { side, dev, address, mac } => {
-                self.view(*side).neighbours.push(Neighbour { dev: dev.clone(), address: *address, mac: Some(*mac), permanent: true });
+                self.view(*side).neighbours.push(Neighbour {
+                    dev: dev.clone(),
+                    address: *address,
+                    mac: Some(*mac),
+                    permanent: true,
+                });
             }
             Op::DeleteNeighbour { side, dev, address } => {
                 remove(&mut self.view(*side).neighbours, |entry| entry.dev == *dev && entry.address == *address, op);
@@ -135,7 +158,12 @@ impl Kernel {
             words.extend(view.routes.iter().map(|route| format!("{side} {route} metric {:?}", route.metric)));
             words.extend(view.rules.iter().map(|rule| format!("{side} {rule}")));
             words.extend(view.neighbours.iter().map(|entry| format!("{side} {entry:?}")));
-            words.extend(view.sysctls.iter().filter(|(key, _)| !key.contains("accept_ra")).map(|entry| format!("{side} {entry:?}")));
+            words.extend(
+                view.sysctls
+                    .iter()
+                    .filter(|(key, _)| !key.contains("accept_ra"))
+                    .map(|entry| format!("{side} {entry:?}")),
+            );
             words.push(format!("{side} marks {}", view.marks));
         }
         words.sort();
@@ -168,4 +196,3 @@ fn remove<T>(list: &mut Vec<T>, matches: impl Fn(&T) -> bool, op: &Op) {
     let at = list.iter().position(matches).unwrap_or_else(|| panic!("{op}: No such object"));
     list.remove(at);
 }
-

@@ -61,7 +61,8 @@ impl View {
 
     /// The permanent hardware address for an IP address on an interface.
     pub fn permanent_neighbour(&self, dev: &str, address: IpAddr) -> Option<Mac> {
-        let found = self.neighbours.iter().find(|entry| entry.permanent && entry.dev == dev && entry.address == address);
+        let found =
+            self.neighbours.iter().find(|entry| entry.permanent && entry.dev == dev && entry.address == address);
         found.and_then(|entry| entry.mac)
     }
 }
@@ -81,7 +82,8 @@ pub fn pod(netns: &Netns, netlink: &mut Netlink, nic: &str) -> Result<View, net:
     let mut view = View { addresses: addresses(netlink, &names)?, links, ..View::default() };
     for family in Family::BOTH {
         let routes = netlink.routes(family, None)?;
-        view.routes.extend(routes.iter().filter(|route| route.table != LOCAL_TABLE).flat_map(|route| named(route, &names)));
+        view.routes
+            .extend(routes.iter().filter(|route| route.table != LOCAL_TABLE).flat_map(|route| named(route, &names)));
         view.rules.extend(netlink.rules(family)?);
         view.neighbours.extend(netlink.neighbours(family)?.iter().filter_map(|entry| named_neighbour(entry, &names)));
     }
@@ -169,7 +171,8 @@ pub fn host_of_container(netlink: &mut Netlink, veth: &str, pod: &[IpAddr]) -> R
         let tables = rules.iter().filter(|rule| rule.priority == super::plan::RULE_PRIORITY && rule.mark.is_none());
         for table in tables.map(|rule| rule.table).collect::<std::collections::BTreeSet<_>>() {
             for route in netlink.routes(family, Some(table))? {
-                let concerned = pod.contains(&route.destination.addr()) || route.hops.iter().any(|hop| Some(hop.link) == own);
+                let concerned =
+                    pod.contains(&route.destination.addr()) || route.hops.iter().any(|hop| Some(hop.link) == own);
                 if concerned {
                     names.learn(netlink, route.hops.iter().map(|hop| hop.link));
                     view.routes.extend(named(&route, &names.by_index));
@@ -177,7 +180,12 @@ pub fn host_of_container(netlink: &mut Netlink, veth: &str, pod: &[IpAddr]) -> R
             }
         }
         let neighbours = netlink.neighbours(family)?;
-        view.neighbours.extend(neighbours.iter().filter(|entry| Some(entry.link) == own).filter_map(|entry| named_neighbour(entry, &names.by_index)));
+        view.neighbours.extend(
+            neighbours
+                .iter()
+                .filter(|entry| Some(entry.link) == own)
+                .filter_map(|entry| named_neighbour(entry, &names.by_index)),
+        );
         view.rules.extend(rules);
     }
     view.links = names.links;

@@ -54,7 +54,10 @@ impl World {
         let ext = world.full("ext");
         world.run("fabric", &format!("ip link add ext type veth peer name eth0 netns {ext}; ip link set ext up"));
         world.run("fabric", "ip addr add 192.168.9.1/24 dev ext; ip addr add fd00:9::1/64 dev ext nodad");
-        world.run("ext", "ip link set eth0 up; ip addr add 192.168.9.2/24 dev eth0; ip addr add fd00:9::2/64 dev eth0 nodad");
+        world.run(
+            "ext",
+            "ip link set eth0 up; ip addr add 192.168.9.2/24 dev eth0; ip addr add fd00:9::2/64 dev eth0 nodad",
+        );
         world.run("ext", "ip route add default via 192.168.9.1; ip -6 route add default via fd00:9::1");
         world
     }
@@ -63,12 +66,20 @@ impl World {
         let full = self.full(name);
         self.namespaces.push(full.clone());
         sh(&format!("ip netns add {full}")).unwrap();
-        self.run(name, "ip link set lo up; sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0");
+        self.run(
+            name,
+            "ip link set lo up; sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0",
+        );
     }
 
     fn plug(&self, node: &str, nic: &str, bridge: &str, addresses: &[&str]) {
         let (port, full) = (format!("{node}-{nic}"), self.full(node));
-        self.run("fabric", &format!("ip link add {port} type veth peer name {nic} netns {full}; ip link set {port} master {bridge} up"));
+        self.run(
+            "fabric",
+            &format!(
+                "ip link add {port} type veth peer name {nic} netns {full}; ip link set {port} master {bridge} up"
+            ),
+        );
         self.run(node, &format!("ip link set {nic} up"));
         for address in addresses {
             self.run(node, &format!("ip addr add {address} dev {nic} $(echo {address} | grep -q : && echo nodad)"));
@@ -140,7 +151,14 @@ impl World {
     }
 
     /// Calls the coordinator on n1, with an agent that answers `config`; without one the agent is down.
-    pub fn call(&self, command: &str, pod: &Pod, nic: &str, config: Option<&str>, extra: &Value) -> Result<Value, Value> {
+    pub fn call(
+        &self,
+        command: &str,
+        pod: &Pod,
+        nic: &str,
+        config: Option<&str>,
+        extra: &Value,
+    ) -> Result<Value, Value> {
         let socket = self.folder.path().join("agent.sock");
         let agent = config.map(|config| Agent::start(&socket, config));
         let plugin = self.folder.path().join("coordinator");
@@ -156,7 +174,8 @@ impl World {
                 conf[key] = value.clone();
             }
         }
-        let netns = extra.get("netns").map_or_else(|| self.netns_path(pod.name), |path| PathBuf::from(path.as_str().unwrap()));
+        let netns =
+            extra.get("netns").map_or_else(|| self.netns_path(pod.name), |path| PathBuf::from(path.as_str().unwrap()));
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.full("n1")])
             .arg(&plugin)
@@ -245,8 +264,15 @@ impl World {
     /// Everything that the coordinator may have touched in a namespace, as iproute2 and nft show it.
     pub fn state(&self, name: &str) -> Vec<String> {
         let commands = [
-            "ip -br link", "ip -o addr", "ip route show table all", "ip -6 route show table all", "ip rule", "ip -6 rule",
-            "ip neigh show nud permanent", "ip -6 neigh show nud permanent", "nft list ruleset",
+            "ip -br link",
+            "ip -o addr",
+            "ip route show table all",
+            "ip -6 route show table all",
+            "ip rule",
+            "ip -6 rule",
+            "ip neigh show nud permanent",
+            "ip -6 neigh show nud permanent",
+            "nft list ruleset",
             "sysctl net.ipv4.conf.all.rp_filter net.ipv4.conf.default.rp_filter",
         ];
         // Local, broadcast and multicast entries of veth0 come and go with it; counters and expiry times move.

@@ -72,7 +72,6 @@ fn a_further_nic_gets_a_table_and_a_rule_behind_the_marks() {
     assert_eq!(words, expected);
 }
 
-
 #[test]
 fn the_nic_that_keeps_the_default_route_displaces_the_holder() {
     let mut kernel = Kernel::new().nic("eth0", DUAL.0, DUAL.1);
@@ -99,11 +98,18 @@ fn the_default_route_is_decided_per_family() {
     kernel = kernel.nic("net1", NET1.0, NET1.1);
     attach(&request("net1"), &mut kernel);
     let main = |family: Family| {
-        let defaults = kernel.pod.routes.iter().filter(|route| route.table == MAIN && route.is_default() && route.family() == family);
+        let defaults = kernel
+            .pod
+            .routes
+            .iter()
+            .filter(|route| route.table == MAIN && route.is_default() && route.family() == family);
         defaults.map(|route| route.dev.as_str()).collect::<Vec<_>>()
     };
     assert_eq!((main(Family::V4), main(Family::V6)), (vec!["eth0"], vec!["net1"]));
-    assert!(kernel.pod.rules.iter().any(|rule| rule.family == Family::V6 && rule.table == NODE_TABLE), "no way back for IPv6");
+    assert!(
+        kernel.pod.rules.iter().any(|rule| rule.family == Family::V6 && rule.table == NODE_TABLE),
+        "no way back for IPv6"
+    );
 }
 
 #[test]
@@ -114,7 +120,8 @@ fn tables_follow_the_order_of_attachment_and_stay() {
     attach(&request("net1"), &mut kernel);
     kernel = kernel.nic("net2", NET2.0, NET2.1);
     attach(&request("net2"), &mut kernel);
-    let tables: Vec<(u32, u32)> = kernel.pod.rules.iter().filter(|rule| rule.from.is_some()).map(|rule| (rule.priority, rule.table)).collect();
+    let tables: Vec<(u32, u32)> =
+        kernel.pod.rules.iter().filter(|rule| rule.from.is_some()).map(|rule| (rule.priority, rule.table)).collect();
     assert_eq!(tables, [(1001, 101), (1002, 102)]);
     for nic in ["eth0", "net1", "net2"] {
         assert_eq!(words(&planned(&request(nic), &kernel)), Vec::<String>::new(), "{nic}");
@@ -142,7 +149,11 @@ fn a_second_run_plans_nothing_and_undoing_restores_everything() {
             request.settings.default_route_nic = default.map(str::to_owned);
             let before = kernel.clone();
             let steps = attach(&request, &mut kernel);
-            assert_eq!(words(&planned(&request, &kernel)), Vec::<String>::new(), "{nic}, default by {default:?}: second run");
+            assert_eq!(
+                words(&planned(&request, &kernel)),
+                Vec::<String>::new(),
+                "{nic}, default by {default:?}: second run"
+            );
 
             let mut undone = kernel.clone();
             steps.iter().rev().filter_map(|step| step.undo.as_ref()).for_each(|op| undone.carry_out(op));
@@ -159,11 +170,14 @@ fn older_owners_of_an_address_are_forgotten() {
     let address: IpAddr = "10.6.2.1".parse().unwrap();
     kernel.host.routes.push(Route::new(host_net(address), "vethfedcba98765", 500));
     for dev in ["vethfedcba98765", "eth0"] {
-        let entry = crate::coordinator::view::Neighbour { dev: dev.to_owned(), address, mac: None, permanent: dev != "eth0" };
+        let entry =
+            crate::coordinator::view::Neighbour { dev: dev.to_owned(), address, mac: None, permanent: dev != "eth0" };
         kernel.host.neighbours.push(entry);
     }
     let steps = words(&planned(&request("eth0"), &kernel));
-    let at = |text: &str| steps.iter().position(|step| step == text).unwrap_or_else(|| panic!("{text} is not in {steps:#?}"));
+    let at = |text: &str| {
+        steps.iter().position(|step| step == text).unwrap_or_else(|| panic!("{text} is not in {steps:#?}"))
+    };
     let added = at("node: add route 10.6.2.1/32 dev veth0123456789a src 10.6.1.1 table 500");
     assert!(at("node: delete route 10.6.2.1/32 dev vethfedcba98765 table 500") < added);
     at("node: delete neighbour 10.6.2.1 dev vethfedcba98765");
@@ -187,7 +201,8 @@ fn a_pod_that_cannot_be_coordinated_is_refused() {
         add(&request, &kernel.pod, &kernel.host).unwrap_err()
     };
     let veth = host_veth(CONTAINER);
-    let link = |index, name: &str, partner| Link { index, name: name.to_owned(), partner: Some(partner), ..Link::default() };
+    let link =
+        |index, name: &str, partner| Link { index, name: name.to_owned(), partner: Some(partner), ..Link::default() };
     assert_eq!(with(&|request, _| request.nic = "net9".to_owned()), PlanError::NoNic("net9".to_owned()));
     assert_eq!(with(&|_, kernel| kernel.pod.addresses.clear()), PlanError::NoAddress("eth0".to_owned()));
     assert_eq!(with(&|request, _| request.settings.mode = Mode::Overlay), PlanError::Overlay("eth0".to_owned()));

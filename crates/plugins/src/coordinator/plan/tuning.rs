@@ -25,7 +25,8 @@ pub(super) fn policy_table(request: &Request, pod: &View, addresses: &[IpAddr], 
     }
     let used = |table: u32| {
         let by_rule = pod.rules.iter().any(|rule| rule.table == table && is_source_rule(rule));
-        by_rule || pod.routes.iter().any(|route| route.table == table && route.dev != POD_VETH && route.dev != request.nic)
+        by_rule
+            || pod.routes.iter().any(|route| route.table == table && route.dev != POD_VETH && route.dev != request.nic)
     };
     (FIRST_TABLE..MAIN - 1).find(|table| !used(*table)).unwrap_or(FIRST_TABLE)
 }
@@ -41,16 +42,21 @@ fn displaced_table(request: &Request, pod: &View) -> Option<u32> {
         return None;
     }
     let default_of = |rule: &Rule| {
-        let mut defaults = pod.routes.iter().filter(|route| route.table == rule.table && route.is_default() && route.family() == rule.family);
+        let mut defaults = pod
+            .routes
+            .iter()
+            .filter(|route| route.table == rule.table && route.is_default() && route.family() == rule.family);
         defaults.find(|route| route.dev != nic).and_then(|route| pod.link(&route.dev)).map(|link| link.index)
     };
-    let displaced = pod.rules.iter().filter(|rule| is_source_rule(rule)).filter_map(|rule| Some((default_of(rule)?, rule.table)));
+    let displaced =
+        pod.rules.iter().filter(|rule| is_source_rule(rule)).filter_map(|rule| Some((default_of(rule)?, rule.table)));
     displaced.min().map(|(_, table)| table)
 }
 
 /// A rule that sends the packets of one source address to a table of further NICs.
 pub(in crate::coordinator) fn is_source_rule(rule: &Rule) -> bool {
-    (FIRST_TABLE..MAIN - 1).contains(&rule.table) && rule.from.is_some_and(|from| from.prefix_len() == from.max_prefix_len())
+    (FIRST_TABLE..MAIN - 1).contains(&rule.table)
+        && rule.from.is_some_and(|from| from.prefix_len() == from.max_prefix_len())
 }
 
 fn has_default(pod: &View, table: u32, dev: impl Fn(&str) -> bool) -> bool {
@@ -105,7 +111,9 @@ impl Plan<'_> {
 
     /// Default routes are moved, others are copied: main keeps what leads to the NIC's own networks.
     fn move_routes(&mut self, mover: &str, family: Family) {
-        let own = |route: &&Route| route.table == MAIN && route.dev == mover && route.family() == family && !is_link_local(route);
+        let own = |route: &&Route| {
+            route.table == MAIN && route.dev == mover && route.family() == family && !is_link_local(route)
+        };
         // The kernel takes no single leg out of an IPv4 multipath route.
         let own = self.pod.routes.iter().filter(own).filter(|route| !(route.leg && family == Family::V4));
         let mut routes: Vec<Route> = own.cloned().collect();
@@ -114,7 +122,11 @@ impl Plan<'_> {
         for route in routes {
             let copy = route.copied_to(self.table);
             // A policy route of the table's own NIC comes before a copy of another one's.
-            let taken = self.pod.routes.iter().any(|other| other.rivals(&copy) && other.dev == self.request.nic && mover != other.dev);
+            let taken = self
+                .pod
+                .routes
+                .iter()
+                .any(|other| other.rivals(&copy) && other.dev == self.request.nic && mover != other.dev);
             if !taken {
                 self.want_route(Side::Pod, copy);
             }

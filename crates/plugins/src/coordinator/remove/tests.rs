@@ -65,7 +65,8 @@ fn without_a_namespace_the_node_is_cleaned_by_the_container() {
 fn an_address_with_a_new_owner_is_left_alone() {
     let mut kernel = Kernel::new();
     kernel.host.routes.push(Route::new("10.6.2.1/32".parse().unwrap(), "vethfedcba98765", 500));
-    let late = Request { reported: vec!["10.6.2.1".parse().unwrap(), "10.6.2.9".parse().unwrap()], ..del("eth0", true) };
+    let late =
+        Request { reported: vec!["10.6.2.1".parse().unwrap(), "10.6.2.9".parse().unwrap()], ..del("eth0", true) };
     let removal = remove(&late, None, &kernel.host);
     assert_eq!((removal.ops, removal.forget), (Vec::new(), set(&["10.6.2.9"])));
 }
