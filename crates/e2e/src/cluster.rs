@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
-use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
 use kube::{Api, Client, ResourceExt};
 use lab::world::objects::{self, Applied};
 use serde::Deserialize;
@@ -39,7 +41,11 @@ impl AppPod {
     /// What of the API's object the checks need.
     pub fn of(pod: &Pod) -> Self {
         let status = pod.status.clone().unwrap_or_default();
-        let ready = status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let ready = status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
         Self {
             name: pod.name_any(),
             namespace: pod.namespace().unwrap_or_default(),
@@ -54,7 +60,11 @@ impl AppPod {
     /// Its address of a family.
     pub fn address(&self, v4: bool) -> Result<IpAddr> {
         let family = if v4 { "IPv4" } else { "IPv6" };
-        self.addresses.iter().copied().find(|address| address.is_ipv4() == v4).with_context(|| format!("pod {} has no {family} address", self.name))
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == v4)
+            .with_context(|| format!("pod {} has no {family} address", self.name))
     }
 }
 
@@ -123,7 +133,11 @@ impl Cluster {
 
     /// Pods that a label selects, by name.
     pub async fn pods_with(&self, labels: &str) -> Result<Vec<AppPod>> {
-        let list = self.pods("default").list(&ListParams::default().labels(labels)).await.with_context(|| format!("cannot list pods {labels}"))?;
+        let list = self
+            .pods("default")
+            .list(&ListParams::default().labels(labels))
+            .await
+            .with_context(|| format!("cannot list pods {labels}"))?;
         Ok(list.items.iter().map(AppPod::of).collect())
     }
 
@@ -154,14 +168,19 @@ impl Cluster {
     pub async fn events_of(&self, uid: &str) -> Result<Vec<(String, String)>> {
         let events: Api<Event> = Api::all(self.client.clone());
         let list = events.list(&ListParams::default()).await.context("cannot list events")?;
-        let mut about: Vec<Event> = list.items.into_iter().filter(|event| event.involved_object.uid.as_deref() == Some(uid)).collect();
+        let mut about: Vec<Event> =
+            list.items.into_iter().filter(|event| event.involved_object.uid.as_deref() == Some(uid)).collect();
         about.sort_by_key(|event| event.last_timestamp.clone());
-        Ok(about.into_iter().map(|event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default())).collect())
+        Ok(about
+            .into_iter()
+            .map(|event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default()))
+            .collect())
     }
 
     /// All SpiderIPs: address -> (pool, object).
     pub async fn claims(&self) -> Result<BTreeMap<IpAddr, (String, Value)>> {
-        let list = self.product("SpiderIP", None).list(&ListParams::default()).await.context("cannot list SpiderIPs")?;
+        let list =
+            self.product("SpiderIP", None).list(&ListParams::default()).await.context("cannot list SpiderIPs")?;
         let claims = list.items.into_iter().filter_map(|object| {
             let spec = object.data.get("spec")?.clone();
             let address = spec["address"].as_str()?.split('/').next()?.parse().ok()?;
@@ -172,7 +191,11 @@ impl Cluster {
 
     /// Used and total addresses of a pool, as its status says.
     pub async fn usage(&self, pool: &str) -> Result<(i64, i64)> {
-        let object = self.product("SpiderIPPool", None).get(pool).await.with_context(|| format!("cannot read SpiderIPPool {pool}"))?;
+        let object = self
+            .product("SpiderIPPool", None)
+            .get(pool)
+            .await
+            .with_context(|| format!("cannot read SpiderIPPool {pool}"))?;
         let number = |key: &str| object.data["status"][key].as_i64().unwrap_or(0);
         Ok((number("allocatedIPCount"), number("totalIPCount")))
     }
@@ -180,7 +203,10 @@ impl Cluster {
     /// Merges into one of the product's objects.
     pub async fn patch_product(&self, kind: &str, namespace: Option<&str>, name: &str, patch: Value) -> Result<()> {
         let api = self.product(kind, namespace);
-        api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.with_context(|| format!("cannot patch {kind} {name}")).map(drop)
+        api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .with_context(|| format!("cannot patch {kind} {name}"))
+            .map(drop)
     }
 
     /// Deletes one of the product's objects and waits until it is gone.
@@ -191,14 +217,21 @@ impl Cluster {
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(error) => return Err(error).with_context(|| format!("cannot delete {kind} {name}")),
         }
-        until(Duration::from_secs(30), &format!("{kind} {name} to be gone"), async || Ok(api.get_opt(name).await?.is_none().then_some(()))).await
+        until(Duration::from_secs(30), &format!("{kind} {name} to be gone"), async || {
+            Ok(api.get_opt(name).await?.is_none().then_some(()))
+        })
+        .await
     }
 
     /// Creates a bare pod.
     pub async fn run_pod(&self, pod: Value) -> Result<AppPod> {
         let pod: Pod = serde_json::from_value(pod).context("not a pod")?;
         let name = pod.name_any();
-        let made = self.pods("default").create(&PostParams::default(), &pod).await.with_context(|| format!("cannot create pod {name}"))?;
+        let made = self
+            .pods("default")
+            .create(&PostParams::default(), &pod)
+            .await
+            .with_context(|| format!("cannot create pod {name}"))?;
         Ok(AppPod::of(&made))
     }
 
@@ -236,17 +269,22 @@ impl Cluster {
 /// Columns as kubectl aligns them.
 fn rendered(table: &Value, wide: bool) -> String {
     let columns: Vec<&Value> = table["columnDefinitions"].as_array().into_iter().flatten().collect();
-    let shown: Vec<usize> = (0..columns.len()).filter(|at| wide || columns[*at]["priority"].as_i64().unwrap_or(0) == 0).collect();
+    let shown: Vec<usize> =
+        (0..columns.len()).filter(|at| wide || columns[*at]["priority"].as_i64().unwrap_or(0) == 0).collect();
     let cell = |value: &Value| match value {
         Value::Null => "<none>".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let mut lines = vec![shown.iter().map(|at| columns[*at]["name"].as_str().unwrap_or_default().to_uppercase()).collect::<Vec<_>>()];
+    let mut lines = vec![
+        shown.iter().map(|at| columns[*at]["name"].as_str().unwrap_or_default().to_uppercase()).collect::<Vec<_>>(),
+    ];
     for row in table["rows"].as_array().into_iter().flatten() {
         lines.push(shown.iter().map(|at| cell(&row["cells"][*at])).collect());
     }
-    let widths: Vec<usize> = (0..shown.len()).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..shown.len())
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .collect();
     let aligned = |line: &Vec<String>| {
         let cells: Vec<String> = line.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
         cells.join("   ").trim_end().to_owned()
@@ -261,7 +299,9 @@ pub async fn until<T>(limit: Duration, what: &str, mut question: impl AsyncFnMut
         let answer = question().await;
         match answer {
             Ok(Some(answer)) => return Ok(answer),
-            Err(error) if Instant::now() > deadline => return Err(error.context(format!("waited {} s for {what}", limit.as_secs()))),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("waited {} s for {what}", limit.as_secs())));
+            }
             Ok(None) if Instant::now() > deadline => bail!("waited {} s for {what}", limit.as_secs()),
             _ => tokio::time::sleep(Duration::from_millis(150)).await,
         }

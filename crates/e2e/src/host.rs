@@ -22,8 +22,22 @@ const SHELL_PORT: u16 = 7000;
 const API_PORT: u16 = 6443;
 /// What the guest's kernel needs beside what loads by itself.
 const MODULES: [&str; 16] = [
-    "ipvlan", "macvlan", "veth", "tun", "bridge", "nf_tables", "nft_chain_nat", "nft_masq", "nft_nat", "nft_ct", "nft_fib_inet", "nft_numgen",
-    "nft_reject_inet", "nf_conntrack_netlink", "nf_nat", "8021q",
+    "ipvlan",
+    "macvlan",
+    "veth",
+    "tun",
+    "bridge",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_masq",
+    "nft_nat",
+    "nft_ct",
+    "nft_fib_inet",
+    "nft_numgen",
+    "nft_reject_inet",
+    "nf_conntrack_netlink",
+    "nf_nat",
+    "8021q",
 ];
 /// No run takes longer.
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -106,10 +120,16 @@ async fn here(places: &Places, args: &RunArgs) -> Result<bool> {
         state_dir: world::state_dir(),
         log_dir: logs,
         ipv6: args.dual_stack,
-        api_listen: if guest.is_some() { SocketAddr::from((Ipv4Addr::UNSPECIFIED, API_PORT)) } else { world::default_api_listen() },
+        api_listen: if guest.is_some() {
+            SocketAddr::from((Ipv4Addr::UNSPECIFIED, API_PORT))
+        } else {
+            world::default_api_listen()
+        },
     };
     on_signal(|| match World::found(&world::state_dir()) {
-        Ok(Some(world)) => world.down().map_or_else(|error| format!("{error:#}"), |()| "the world is cleared away".into()),
+        Ok(Some(world)) => {
+            world.down().map_or_else(|error| format!("{error:#}"), |()| "the world is cleared away".into())
+        }
         Ok(None) => "nothing was up".into(),
         Err(error) => format!("{error:#}"),
     })?;
@@ -122,7 +142,9 @@ fn on_signal(clear: impl FnOnce() -> String + Send + 'static) -> Result<()> {
     std::thread::spawn(move || {
         runtime.block_on(async {
             let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-            let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = signals else { return std::future::pending().await };
+            let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = signals else {
+                return std::future::pending().await;
+            };
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
@@ -169,7 +191,8 @@ async fn tell(options: &Options, args: &RunArgs, repository: &Path, scratch: &Pa
 /// Makes the guest stay and opens the ways in.
 fn keep_in_guest(world: &mut World, scratch: &Path, port: u16) -> Result<PathBuf> {
     world.serve_shell(SocketAddr::from((Ipv4Addr::UNSPECIFIED, SHELL_PORT)), &scratch.join("secret"))?;
-    let text = fs::read_to_string(world.kubeconfig())?.replace(&format!("127.0.0.1:{API_PORT}"), &format!("127.0.0.1:{port}"));
+    let text =
+        fs::read_to_string(world.kubeconfig())?.replace(&format!("127.0.0.1:{API_PORT}"), &format!("127.0.0.1:{port}"));
     let file = scratch.join("kubeconfig");
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     fs::write(scratch.join("stay"), "")?;
@@ -201,7 +224,11 @@ fn in_guest(places: &Places, args: &RunArgs) -> Result<bool> {
         println!("This kernel has no ipvlan: the world is made in a virtual machine with Debian's kernel.");
     }
     let json = args.json;
-    let mut guest = machine.boot(&mut |line| if !json { println!("   {line}") })?;
+    let mut guest = machine.boot(&mut |line| {
+        if !json {
+            println!("   {line}")
+        }
+    })?;
     let pid = guest.pid;
     on_signal(move || {
         vm::kill(pid);
@@ -227,17 +254,27 @@ fn in_guest(places: &Places, args: &RunArgs) -> Result<bool> {
 fn guest_command(places: &Places, args: &RunArgs, api: u16) -> Result<Vec<String>> {
     let own = std::env::current_exe().context("cannot find this program")?;
     let mut words = vec![own.display().to_string()];
-    for (flag, dir) in [("--bin-dir", &places.bin_dir), ("--cache-dir", &places.cache_dir), ("--repository", &places.repository)] {
+    for (flag, dir) in
+        [("--bin-dir", &places.bin_dir), ("--cache-dir", &places.cache_dir), ("--repository", &places.repository)]
+    {
         words.extend([flag.to_owned(), dir.display().to_string()]);
     }
     words.extend(["run".to_owned(), "--guest-api".into(), api.to_string()]);
-    words.extend([("--dual-stack", args.dual_stack), ("--keep", args.keep), ("--json", args.json)].iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).to_owned()));
+    words.extend(
+        [("--dual-stack", args.dual_stack), ("--keep", args.keep), ("--json", args.json)]
+            .iter()
+            .filter(|(_, on)| *on)
+            .map(|(flag, _)| (*flag).to_owned()),
+    );
     Ok(words)
 }
 
 /// A TCP port that is free now.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).context("no free port")?.port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .context("no free port")?
+        .port())
 }
 
 /// Opens a shell, or runs a command, in a place of a kept world; returns its exit code.
@@ -246,7 +283,8 @@ pub fn enter(places: &Places, name: &str, command: &[String]) -> Result<u8> {
         let secret = fs::read_to_string(places.scratch().join("secret")).context("cannot read the guest's secret")?;
         return shell::ask(kept.shell, secret.trim(), name, command);
     }
-    let world = World::found(&world::state_dir())?.context("no world is up; start one with: cargo xtask demo --keep")?;
+    let world =
+        World::found(&world::state_dir())?.context("no world is up; start one with: cargo xtask demo --keep")?;
     shell::here(&world, name, command)
 }
 

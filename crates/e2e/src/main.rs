@@ -6,7 +6,11 @@ use clap::{Parser, Subcommand};
 use e2e::host::{self, Places, RunArgs};
 
 #[derive(Parser)]
-#[command(name = "spiderpool-demo", version, about = "The public-cloud walk-through: world, scenario, checks, controls")]
+#[command(
+    name = "spiderpool-demo",
+    version,
+    about = "The public-cloud walk-through: world, scenario, checks, controls"
+)]
 struct Cli {
     #[command(flatten)]
     places: Places,

@@ -69,12 +69,17 @@ impl Report {
 
     /// A check's line. An error is a failed check.
     pub fn check(&mut self, id: &str, title: &str, outcome: anyhow::Result<Verdict>) -> bool {
-        let verdict = outcome.unwrap_or_else(|error| Verdict::new(false, "the check can be made", format!("{error:#}")));
+        let verdict =
+            outcome.unwrap_or_else(|error| Verdict::new(false, "the check can be made", format!("{error:#}")));
         let passed = verdict.passed;
         let seen = verdict.seen.replace('\n', " | ");
         let line = json!({"type": "check", "id": id, "title": title, "expected": verdict.expected, "seen": verdict.seen, "passed": passed});
         self.emit(line, || {
-            format!(" {} {id:>4}  {title}: expected: {}; seen: {seen}", if passed { "PASS" } else { "FAIL" }, verdict.expected)
+            format!(
+                " {} {id:>4}  {title}: expected: {}; seen: {seen}",
+                if passed { "PASS" } else { "FAIL" },
+                verdict.expected
+            )
         });
         if passed {
             self.passed += 1;
@@ -100,7 +105,8 @@ impl Report {
             println!("took {seconds} s");
         }
         let (passed, failed) = (self.passed, self.failed.len());
-        let line = json!({"type": "summary", "passed": passed, "failed": failed, "failures": self.failed, "seconds": seconds});
+        let line =
+            json!({"type": "summary", "passed": passed, "failed": failed, "failures": self.failed, "seconds": seconds});
         self.emit(line, || format!("{passed} passed, {failed} failed"));
     }
 

@@ -113,22 +113,50 @@ impl Story<'_> {
 
     /// The pod of an app on a node.
     fn app(&self, app: &str, node: &str) -> Result<&AppPod> {
-        self.apps.iter().find(|pod| pod.app == app && pod.node == node).with_context(|| format!("no pod of {app} on {node}"))
+        self.apps
+            .iter()
+            .find(|pod| pod.app == app && pod.node == node)
+            .with_context(|| format!("no pod of {app} on {node}"))
     }
 
     /// Check 11, and the counters it is about.
     fn no_drops(&mut self, families: &[Family]) {
         let outcome = self.counters().map(|now| {
             let dropped = now.unicast_drops - self.before.unicast_drops;
-            let samples: Vec<String> =
-                now.samples.values().flatten().filter(|sample| sample.class == counters::Class::Unicast).map(|sample| sample.frame.clone()).collect();
+            let samples: Vec<String> = now
+                .samples
+                .values()
+                .flatten()
+                .filter(|sample| sample.class == counters::Class::Unicast)
+                .map(|sample| sample.frame.clone())
+                .collect();
             let reasons: Vec<String> = now
                 .drops
                 .iter()
-                .map(|(reason, dropped)| format!("{}: unicast {}, questions {}, group {}", json!(reason).as_str().unwrap_or_default(), dropped.unicast, dropped.question, dropped.group))
+                .map(|(reason, dropped)| {
+                    format!(
+                        "{}: unicast {}, questions {}, group {}",
+                        json!(reason).as_str().unwrap_or_default(),
+                        dropped.unicast,
+                        dropped.question,
+                        dropped.group
+                    )
+                })
                 .collect();
-            self.report.shell("curl --unix-socket vpc.sock http://vpc/counters", &format!("delivered {}, answered {}\ndrops: {}", now.delivered, now.answered, if reasons.is_empty() { "none".into() } else { reasons.join("; ") }));
-            let seen = if dropped == 0 { format!("0 dropped, {} delivered", now.delivered) } else { format!("{dropped} dropped: {}", samples.join("; ")) };
+            self.report.shell(
+                "curl --unix-socket vpc.sock http://vpc/counters",
+                &format!(
+                    "delivered {}, answered {}\ndrops: {}",
+                    now.delivered,
+                    now.answered,
+                    if reasons.is_empty() { "none".into() } else { reasons.join("; ") }
+                ),
+            );
+            let seen = if dropped == 0 {
+                format!("0 dropped, {} delivered", now.delivered)
+            } else {
+                format!("{dropped} dropped: {}", samples.join("; "))
+            };
             Verdict::new(dropped == 0, "no unicast frame dropped by the VPC so far", seen)
         });
         let names: Vec<&str> = families.iter().map(|family| family.name()).collect();

@@ -46,7 +46,11 @@ impl Backoff for Patient {
 /// A cache of all objects of a kind that `config` selects, and what tells when something in it changed.
 ///
 /// The returned future must run for the cache to live; `changed` is called after each event.
-pub fn cached<K>(api: Api<K>, config: watcher::Config, changed: impl Fn() + Send + 'static) -> (Store<K>, impl Future<Output = ()> + Send)
+pub fn cached<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    changed: impl Fn() + Send + 'static,
+) -> (Store<K>, impl Future<Output = ()> + Send)
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {

@@ -51,7 +51,9 @@ async fn serve(args: Args) -> Result<()> {
     let changed = Arc::new(Notify::new());
     let (one, other) = (changed.clone(), changed.clone());
     let (services, watch_services) =
-        crate::client::cached::<Service>(Api::all(client.clone()), watcher::Config::default(), move || one.notify_one());
+        crate::client::cached::<Service>(Api::all(client.clone()), watcher::Config::default(), move || {
+            one.notify_one()
+        });
     let (nodes, watch_nodes) =
         crate::client::cached::<Node>(Api::all(client.clone()), watcher::Config::default(), move || other.notify_one());
     let mut cloud = Cloud {
@@ -63,7 +65,8 @@ async fn serve(args: Args) -> Result<()> {
         said: BTreeMap::new(),
     };
     let work = async {
-        tokio::try_join!(services.wait_until_ready(), nodes.wait_until_ready()).context("a watch ended before its first list")?;
+        tokio::try_join!(services.wait_until_ready(), nodes.wait_until_ready())
+            .context("a watch ended before its first list")?;
         loop {
             let good = cloud.sync(&services.state(), &nodes.state()).await;
             let pause = if good { Duration::from_secs(3600) } else { Duration::from_secs(1) };
@@ -107,8 +110,10 @@ impl Cloud {
         for service in services.iter().filter(|service| is_balanced(service)) {
             let name = format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any());
             wanted_names.insert(name.clone());
-            let mut complaints: BTreeSet<String> =
-                left_out.iter().map(|left| format!("Error syncing load balancer: node {} is left out: {}", left.node, left.why)).collect();
+            let mut complaints: BTreeSet<String> = left_out
+                .iter()
+                .map(|left| format!("Error syncing load balancer: node {} is left out: {}", left.node, left.why))
+                .collect();
             match wanted(service, &backends) {
                 Ok(wanted) => {
                     if let Err(error) = self.ensure(service, &name, wanted).await {
@@ -133,12 +138,23 @@ impl Cloud {
         let (balancer, path, body) = (self.balancer.clone(), format!("/services/{name}"), wanted.clone());
         let view: View = tokio::task::spawn_blocking(move || balancer.put(&path, &body)).await??;
         let address = view.address.to_string();
-        let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.clone()).unwrap_or_default();
+        let ingress = service
+            .status
+            .as_ref()
+            .and_then(|status| status.load_balancer.as_ref()?.ingress.clone())
+            .unwrap_or_default();
         if ingress.iter().filter_map(|ingress| ingress.ip.as_deref()).ne([address.as_str()]) {
             let api: Api<Service> = Api::namespaced(self.client.clone(), &service.namespace().unwrap_or_default());
             let patch = json!({"status": {"loadBalancer": {"ingress": [{"ip": address}]}}});
-            api.patch_status(&service.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.context("cannot write the status")?;
-            self.recorder.note(service, Kind::Normal, "EnsuredLoadBalancer", format!("Ensured load balancer {address}"));
+            api.patch_status(&service.name_any(), &PatchParams::default(), &Patch::Merge(patch))
+                .await
+                .context("cannot write the status")?;
+            self.recorder.note(
+                service,
+                Kind::Normal,
+                "EnsuredLoadBalancer",
+                format!("Ensured load balancer {address}"),
+            );
         }
         self.done.insert(name.to_owned(), wanted);
         Ok(())
@@ -177,7 +193,8 @@ impl Cloud {
 }
 
 fn is_balanced(service: &Service) -> bool {
-    service.metadata.deletion_timestamp.is_none() && service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer")
+    service.metadata.deletion_timestamp.is_none()
+        && service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer")
 }
 
 /// The addresses of nodes that the cloud knows, and the nodes that it does not.
@@ -186,7 +203,9 @@ fn backends(nodes: &[Arc<Node>], region: &str) -> (Vec<IpAddr>, Vec<LeftOut>) {
     for node in nodes {
         let id = node.spec.as_ref().and_then(|spec| spec.provider_id.clone()).unwrap_or_default();
         let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-        let mut internal = addresses.filter(|address| address.type_ == "InternalIP").filter_map(|address| address.address.parse::<IpAddr>().ok());
+        let mut internal = addresses
+            .filter(|address| address.type_ == "InternalIP")
+            .filter_map(|address| address.address.parse::<IpAddr>().ok());
         let why = match id.split_once('.') {
             Some((of, instance)) if of == region && !instance.is_empty() => match internal.find(IpAddr::is_ipv4) {
                 Some(address) => {
@@ -212,7 +231,8 @@ fn wanted(service: &Service, backends: &[IpAddr]) -> Result<Wanted, String> {
     }
     let mut listeners = Vec::new();
     for port in spec.ports.iter().flatten() {
-        let node_port = port.node_port.filter(|number| *number > 0).ok_or_else(|| format!("port {} has no nodePort", port.port))?;
+        let node_port =
+            port.node_port.filter(|number| *number > 0).ok_or_else(|| format!("port {} has no nodePort", port.port))?;
         let protocol = match port.protocol.as_deref().unwrap_or("TCP") {
             "TCP" => Protocol::Tcp,
             "UDP" => Protocol::Udp,
@@ -268,7 +288,10 @@ mod tests {
         let said: Vec<String> = left_out.iter().map(|left| format!("{}: {}", left.node, left.why)).collect();
         assert_eq!(
             said,
-            ["b: spec.providerID is empty, expected cn-hangzhou.<instance-id>", "c: spec.providerID \"aws:///i-2\" is not cn-hangzhou.<instance-id>"]
+            [
+                "b: spec.providerID is empty, expected cn-hangzhou.<instance-id>",
+                "c: spec.providerID \"aws:///i-2\" is not cn-hangzhou.<instance-id>"
+            ]
         );
     }
 
@@ -282,7 +305,11 @@ mod tests {
 
     #[test]
     fn the_annotation_chooses_the_layer() {
-        let rows = [(json!(null), Mode::L4), (json!({PROTOCOL_PORT: "http:80"}), Mode::L7), (json!({PROTOCOL_PORT: "tcp:80"}), Mode::L4)];
+        let rows = [
+            (json!(null), Mode::L4),
+            (json!({PROTOCOL_PORT: "http:80"}), Mode::L7),
+            (json!({PROTOCOL_PORT: "tcp:80"}), Mode::L4),
+        ];
         for (annotations, mode) in rows {
             let wanted = wanted(&service(annotations.clone(), json!(["IPv4"])), &[]).unwrap();
             assert_eq!((wanted.mode, wanted.health_check_port), (mode, Some(31000)), "{annotations}");

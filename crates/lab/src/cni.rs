@@ -133,7 +133,8 @@ impl Runtime {
     ) -> Result<Call<'a>, CniError> {
         let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default();
         let program = self.bin_dirs.iter().map(|dir| dir.join(kind)).find(|path| path.is_file());
-        let program = program.ok_or_else(|| CniError::NoPlugin { kind: kind.to_owned(), dirs: self.bin_dirs.clone() })?;
+        let program =
+            program.ok_or_else(|| CniError::NoPlugin { kind: kind.to_owned(), dirs: self.bin_dirs.clone() })?;
         Ok(Call { command, program, bin_dirs: &self.bin_dirs, network: &list.name, kind, attachment, stdin })
     }
 }

@@ -57,7 +57,8 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Everything that is to be done now.
     fn plan(&self) -> Vec<Action> {
-        let controllers = [node::plan, scheduler::plan, daemonset::plan, deployment::plan, replicaset::plan, endpoints::plan];
+        let controllers =
+            [node::plan, scheduler::plan, daemonset::plan, deployment::plan, replicaset::plan, endpoints::plan];
         controllers.iter().flat_map(|plan| plan(self)).collect()
     }
 
@@ -131,9 +132,24 @@ impl Manager {
     async fn work(mut self) -> Result<()> {
         let filled = async {
             let (pods, nodes) = (self.pods.wait_until_ready(), self.nodes.wait_until_ready());
-            let workloads = (self.daemonsets.wait_until_ready(), self.deployments.wait_until_ready(), self.replicasets.wait_until_ready());
-            let network = (self.services.wait_until_ready(), self.slices.wait_until_ready(), self.endpoints.wait_until_ready());
-            tokio::try_join!(pods, nodes, workloads.0, workloads.1, workloads.2, network.0, network.1, network.2, self.leases.wait_until_ready())
+            let workloads = (
+                self.daemonsets.wait_until_ready(),
+                self.deployments.wait_until_ready(),
+                self.replicasets.wait_until_ready(),
+            );
+            let network =
+                (self.services.wait_until_ready(), self.slices.wait_until_ready(), self.endpoints.wait_until_ready());
+            tokio::try_join!(
+                pods,
+                nodes,
+                workloads.0,
+                workloads.1,
+                workloads.2,
+                network.0,
+                network.1,
+                network.2,
+                self.leases.wait_until_ready()
+            )
         };
         filled.await.context("a watch ended before its first list")?;
         loop {
@@ -185,7 +201,9 @@ impl Manager {
 
     fn shows(&self, action: &Action) -> bool {
         let Some((namespace, name)) = action.made() else { return true };
-        let named = |object: &kube::api::ObjectMeta| object.namespace.as_deref() == Some(namespace) && object.name.as_deref() == Some(name);
+        let named = |object: &kube::api::ObjectMeta| {
+            object.namespace.as_deref() == Some(namespace) && object.name.as_deref() == Some(name)
+        };
         match action.kind() {
             "Pod" => self.pods.find(|object| named(&object.metadata)).is_some(),
             "ReplicaSet" => self.replicasets.find(|object| named(&object.metadata)).is_some(),

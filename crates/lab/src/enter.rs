@@ -65,7 +65,8 @@ pub fn run(args: Args) -> Result<()> {
             (open("mnt")?, LinkNameSpaceType::Mount),
         ];
         for (file, kind) in targets {
-            move_into_link_name_space(file.as_fd(), Some(kind)).with_context(|| format!("cannot enter the {kind:?} namespace of process {pid}"))?;
+            move_into_link_name_space(file.as_fd(), Some(kind))
+                .with_context(|| format!("cannot enter the {kind:?} namespace of process {pid}"))?;
         }
     }
     if let Some(net) = &args.net {
@@ -85,7 +86,8 @@ pub fn run(args: Args) -> Result<()> {
 /// Makes the terminal the controlling one of a new session, and the three standard streams.
 fn take_terminal(path: &std::path::Path) -> Result<()> {
     let _ = rustix::process::setsid();
-    let tty = File::options().read(true).write(true).open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let tty =
+        File::options().read(true).write(true).open(path).with_context(|| format!("cannot open {}", path.display()))?;
     rustix::process::ioctl_tiocsctty(&tty).with_context(|| format!("cannot take the terminal {}", path.display()))?;
     rustix::stdio::dup2_stdin(&tty)?;
     rustix::stdio::dup2_stdout(&tty)?;

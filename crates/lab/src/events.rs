@@ -53,7 +53,13 @@ impl Recorder {
     }
 
     /// Notes something about an object.
-    pub fn note<K: Resource<DynamicType = ()>>(&self, object: &K, kind: Kind, reason: &str, message: impl Into<String>) {
+    pub fn note<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        kind: Kind,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let note = Note { about: object.object_ref(&()), kind, reason: reason.to_owned(), message: message.into() };
         // The receiver lives as long as the process.
         let _ = self.queue.send(note);
@@ -62,7 +68,14 @@ impl Recorder {
     async fn write(&self, note: &Note) -> kube::Result<()> {
         let namespace = note.about.namespace.as_deref().unwrap_or("default");
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let key = format!("{}/{}/{:?}/{}/{}", namespace, note.about.uid.as_deref().unwrap_or_default(), note.kind, note.reason, note.message);
+        let key = format!(
+            "{}/{}/{:?}/{}/{}",
+            namespace,
+            note.about.uid.as_deref().unwrap_or_default(),
+            note.kind,
+            note.reason,
+            note.message
+        );
         let now = Time(now());
         let known = self.seen.lock().expect("no panic while locked").get(&key).cloned();
         if let Some((name, count)) = known {
@@ -79,7 +92,11 @@ impl Recorder {
         let stamp = Timestamp::now().as_nanosecond();
         let name = format!("{}.{stamp:x}", note.about.name.as_deref().unwrap_or("object"));
         let event = Event {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.to_owned()), ..Default::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(namespace.to_owned()),
+                ..Default::default()
+            },
             involved_object: note.about.clone(),
             reason: Some(note.reason.clone()),
             message: Some(note.message.clone()),

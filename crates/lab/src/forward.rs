@@ -33,7 +33,8 @@ pub fn run(args: Args) -> Result<()> {
     let listener = TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
     let net = File::open(&args.net).with_context(|| format!("cannot open {}", args.net.display()))?;
     // From here on every socket is made over there; the listener stays what it is.
-    move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network)).with_context(|| format!("cannot enter {}", args.net.display()))?;
+    move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("cannot enter {}", args.net.display()))?;
     println!("forwarding {} to {}", args.listen, args.to);
     for client in listener.incoming() {
         // A client that went away before it was accepted concerns nobody.

@@ -87,8 +87,11 @@ pub fn run(args: Args) -> Result<()> {
 
 async fn serve(args: Args) -> Result<()> {
     let client = crate::client::from_kubeconfig(&args.kubeconfig).await?;
-    let runtime =
-        cni::Runtime { conf_dir: args.cni_conf_dir.clone(), bin_dirs: args.cni_bin_dir.clone(), cache_dir: args.cni_cache_dir.clone() };
+    let runtime = cni::Runtime {
+        conf_dir: args.cni_conf_dir.clone(),
+        bin_dirs: args.cni_bin_dir.clone(),
+        cache_dir: args.cni_cache_dir.clone(),
+    };
     let recorder = Recorder::new(client.clone(), "kubelet", Some(&args.node_name));
     let records = Record::all(&args.root_dir).context("cannot read the state of pods")?;
     let shared = Arc::new(Shared { args, client, runtime, recorder, hands: tokio::sync::Semaphore::new(HANDS) });
@@ -114,7 +117,8 @@ impl Pods {
         let api: Api<Pod> = Api::all(self.shared.client.clone());
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.shared.args.node_name));
         let mut events = std::pin::pin!(crate::client::watch(api, mine));
-        let mut kept: HashMap<String, Record> = records.into_iter().map(|record| (record.uid.clone(), record)).collect();
+        let mut kept: HashMap<String, Record> =
+            records.into_iter().map(|record| (record.uid.clone(), record)).collect();
         let mut listed = Vec::new();
         while let Some(event) = events.next().await {
             match event {

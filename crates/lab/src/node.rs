@@ -64,9 +64,11 @@ pub fn run(args: Args) -> Result<()> {
     isolate::own_mounts_and_name().context("cannot separate mounts and host name")?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).context("cannot make the mounts private")?;
-    rustix::system::sethostname(args.name.as_bytes()).with_context(|| format!("cannot set the host name {}", args.name))?;
+    rustix::system::sethostname(args.name.as_bytes())
+        .with_context(|| format!("cannot set the host name {}", args.name))?;
     // Shows this network namespace's devices instead of the host's.
-    mount("sysfs", "/sys", "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).context("cannot mount /sys")?;
+    mount("sysfs", "/sys", "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+        .context("cannot mount /sys")?;
     for dir in OWN_DIRS {
         let own = kept(&args.root, dir);
         fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;

@@ -52,12 +52,17 @@ async fn serve(args: Args) -> Result<()> {
     let changed = Arc::new(Notify::new());
     let (one, other) = (changed.clone(), changed.clone());
     let (services, watch_services) =
-        crate::client::cached::<Service>(Api::all(client.clone()), watcher::Config::default(), move || one.notify_one());
+        crate::client::cached::<Service>(Api::all(client.clone()), watcher::Config::default(), move || {
+            one.notify_one()
+        });
     let (slices, watch_slices) =
-        crate::client::cached::<EndpointSlice>(Api::all(client), watcher::Config::default(), move || other.notify_one());
+        crate::client::cached::<EndpointSlice>(Api::all(client), watcher::Config::default(), move || {
+            other.notify_one()
+        });
     let mut proxy = Proxy { args, applied: String::new(), ports: Vec::new(), health: health::Servers::default() };
     let work = async {
-        tokio::try_join!(services.wait_until_ready(), slices.wait_until_ready()).context("a watch ended before its first list")?;
+        tokio::try_join!(services.wait_until_ready(), slices.wait_until_ready())
+            .context("a watch ended before its first list")?;
         loop {
             let ports = model::ports(&services.state(), &slices.state(), &proxy.args.node_name);
             let pause = match proxy.apply(ports).await {
@@ -107,7 +112,8 @@ impl Proxy {
 /// Loads a ruleset, all or nothing.
 async fn load(ruleset: &str) -> Result<()> {
     let mut nft = Command::new("nft");
-    let mut child = nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start nft")?;
+    let mut child =
+        nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start nft")?;
     child.stdin.take().expect("stdin is piped").write_all(ruleset.as_bytes()).await.context("nft does not read")?;
     let output = child.wait_with_output().await.context("nft")?;
     if !output.status.success() {
@@ -131,7 +137,10 @@ fn local_endpoints(ports: &[Port]) -> BTreeMap<u16, (String, usize)> {
 async fn forget_stale_flows(old: &[Port], new: &[Port]) {
     for port in new.iter().filter(|port| port.protocol == Protocol::Udp) {
         let before = old.iter().find(|other| other.name() == port.name());
-        let gone = before.into_iter().flat_map(|before| &before.endpoints).filter(|endpoint| !port.endpoints.contains(endpoint));
+        let gone = before
+            .into_iter()
+            .flat_map(|before| &before.endpoints)
+            .filter(|endpoint| !port.endpoints.contains(endpoint));
         for endpoint in gone {
             forget(port, Some(endpoint.address)).await;
         }

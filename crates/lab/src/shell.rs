@@ -145,7 +145,8 @@ pub fn shell_or(command: &[String]) -> Vec<String> {
 /// A pseudo terminal: our end, and the path of the other one.
 fn open_terminal(rows: u16, columns: u16) -> Result<(File, PathBuf)> {
     use rustix::pty;
-    let controller = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY).context("cannot open a terminal")?;
+    let controller =
+        pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY).context("cannot open a terminal")?;
     pty::grantpt(&controller)?;
     pty::unlockpt(&controller)?;
     termios::tcsetwinsize(&controller, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
@@ -159,7 +160,13 @@ pub fn new_secret(file: &Path) -> Result<()> {
     let mut bytes = [0; 24];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("cannot get random bytes")?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut out = File::options().write(true).create(true).truncate(true).mode(0o600).open(file).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut out = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(file)
+        .with_context(|| format!("cannot write {}", file.display()))?;
     writeln!(out, "{text}").with_context(|| format!("cannot write {}", file.display()))
 }
 
@@ -168,7 +175,8 @@ pub fn ask(server: SocketAddr, secret: &str, place: &str, command: &[String]) ->
     let stream = TcpStream::connect(server).context("the guest does not answer")?;
     let stdin = io::stdin();
     let interactive = command.is_empty() && termios::isatty(&stdin) && termios::isatty(io::stdout());
-    let terminal = if interactive { termios::tcgetwinsize(&stdin).ok().map(|size| (size.ws_row, size.ws_col)) } else { None };
+    let terminal =
+        if interactive { termios::tcgetwinsize(&stdin).ok().map(|size| (size.ws_row, size.ws_col)) } else { None };
     let request = Request { secret: secret.to_owned(), place: place.to_owned(), command: command.to_vec(), terminal };
     let mut line = serde_json::to_vec(&request)?;
     line.push(b'\n');

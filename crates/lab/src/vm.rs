@@ -136,7 +136,17 @@ impl Vm {
         let scratch = self.scratch.display();
         let mut qemu = Command::new(std::env::var_os("VM_QEMU").unwrap_or_else(|| "qemu-system-x86_64".into()));
         // The default processor hangs without a word under TCG, hence `max`; `la57` costs a page-table level for nothing.
-        qemu.args(["-M", "q35", "-accel", "tcg", "-cpu", "max,la57=off", "-no-reboot", "-nodefaults", "-no-user-config"]);
+        qemu.args([
+            "-M",
+            "q35",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max,la57=off",
+            "-no-reboot",
+            "-nodefaults",
+            "-no-user-config",
+        ]);
         qemu.args(["-display", "none", "-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()]);
         qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
         qemu.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable net.ifnames=0"]);
@@ -150,7 +160,12 @@ impl Vm {
                 let _ = write!(text, ",hostfwd=tcp:{}:{}-:{}", forward.host.ip(), forward.host.port(), forward.guest);
                 text
             });
-            qemu.args(["-netdev", &format!("user,id=n0{forwards}"), "-device", "virtio-net-pci,netdev=n0,mac=52:54:00:00:01:00"]);
+            qemu.args([
+                "-netdev",
+                &format!("user,id=n0{forwards}"),
+                "-device",
+                "virtio-net-pci,netdev=n0,mac=52:54:00:00:01:00",
+            ]);
         }
         let log = fs::File::create(self.scratch.join("qemu.log"));
         qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.map_or_else(|_| Stdio::null(), Stdio::from));

@@ -77,7 +77,8 @@ impl World {
             clear(&old)?;
         }
         preflight(options)?;
-        fs::create_dir_all(&options.state_dir).with_context(|| format!("cannot make {}", options.state_dir.display()))?;
+        fs::create_dir_all(&options.state_dir)
+            .with_context(|| format!("cannot make {}", options.state_dir.display()))?;
         fs::create_dir_all(&options.log_dir).with_context(|| format!("cannot make {}", options.log_dir.display()))?;
         let config = reference::config(PREFIX, options.state_dir.join("vpc.sock"));
         let mut world = Self { state: State::new(options), config };
@@ -139,7 +140,10 @@ impl World {
         for instance in &self.config.instances {
             gateway::cloud_init(&self.config, instance)?;
         }
-        let balancer = Process::new("balancer", &lab).net("balancer").args(["balancer", "--control"]).arg(&state_dir.join("balancer.sock"));
+        let balancer = Process::new("balancer", &lab)
+            .net("balancer")
+            .args(["balancer", "--control"])
+            .arg(&state_dir.join("balancer.sock"));
         self.start(balancer)?;
         self.start(Process::new("metadata", &lab).net("metadata").args(["metadata", "--config"]).arg(&file))?;
         self.start(Process::new("outside", &lab).net("outside").args(["app", "--name", "outside"]))?;
@@ -152,10 +156,17 @@ impl World {
         let root = self.state.node_root(name);
         fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let lab = self.state.program("spiderpool-lab");
-        self.start(Process::new(&format!("node-{name}"), &lab).net(name).args(["node", "--name", name, "--root"]).arg(&root))?;
+        self.start(
+            Process::new(&format!("node-{name}"), &lab).net(name).args(["node", "--name", name, "--root"]).arg(&root),
+        )?;
         wait_until(Duration::from_secs(20), &format!("node {name} to be there"), || node::ready_file(&root).exists())?;
         let netns = Netns::named(format!("{PREFIX}{name}"));
-        let sysctls = [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "0"), ("ipv6/conf/all/forwarding", "1")];
+        let sysctls = [
+            ("ipv4/ip_forward", "1"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+            ("ipv6/conf/all/forwarding", "1"),
+        ];
         sysctls.iter().try_for_each(|(key, value)| netns.sysctl(key, value))
     }
 
@@ -220,7 +231,10 @@ impl World {
         }
         let full = |record: &crate::kubelet::Record| format!("{}/{}", record.namespace, record.name);
         let exact = found.iter().find(|(_, record)| record.name == name || full(record) == name);
-        let alike: Vec<_> = found.iter().filter(|(_, record)| record.name.starts_with(name) || full(record).starts_with(name)).collect();
+        let alike: Vec<_> = found
+            .iter()
+            .filter(|(_, record)| record.name.starts_with(name) || full(record).starts_with(name))
+            .collect();
         let pods = || found.iter().map(|(_, record)| record.name.as_str()).collect::<Vec<_>>().join(", ");
         let (node, record) = match (exact, alike.as_slice()) {
             (Some(found), _) => found,
@@ -236,7 +250,10 @@ impl World {
     /// What a node's kubelet keeps about a pod.
     pub fn sandbox(&self, node: &str, uid: &str) -> Result<crate::kubelet::Record> {
         let records = self.sandboxes(node)?;
-        records.into_iter().find(|record| record.uid == uid).with_context(|| format!("node {node} has no sandbox of pod {uid}"))
+        records
+            .into_iter()
+            .find(|record| record.uid == uid)
+            .with_context(|| format!("node {node} has no sandbox of pod {uid}"))
     }
 
     /// What a node's kubelet keeps about all its pods.
@@ -265,7 +282,10 @@ impl World {
     /// Opens a way in from outside this machine; see [`crate::shell`].
     pub fn serve_shell(&mut self, listen: SocketAddr, secret: &Path) -> Result<()> {
         let lab = self.state.program("spiderpool-lab");
-        let server = Process::new("shell", &lab).args(["shell-server", "--listen", &listen.to_string(), "--secret"]).arg(secret).args(["--state"]);
+        let server = Process::new("shell", &lab)
+            .args(["shell-server", "--listen", &listen.to_string(), "--secret"])
+            .arg(secret)
+            .args(["--state"]);
         self.start(server.arg(&self.state.dir))?;
         self.until_printed("shell", "shell server ready")
     }
@@ -304,10 +324,15 @@ fn wait_until(limit: Duration, what: &str, condition: impl Fn() -> bool) -> Resu
 /// What must be there before anything is touched.
 fn preflight(options: &Options) -> Result<()> {
     ensure!(rustix::process::getuid().is_root(), "the world is made of namespaces: run as root");
-    let programs = ["spiderpool-lab", "spiderpool-apiserver", "spiderpool-controller", "spiderpool-agent", "spiderpool"];
+    let programs =
+        ["spiderpool-lab", "spiderpool-apiserver", "spiderpool-controller", "spiderpool-agent", "spiderpool"];
     let missing: Vec<_> = programs.iter().filter(|name| !options.bin_dir.join(name).is_file()).copied().collect();
     ensure!(missing.is_empty(), "{} has no {}", options.bin_dir.display(), missing.join(", "));
-    ensure!(Path::new(cluster::MAIN_PLUGINS).join("ipvlan").is_file(), "{} has no ipvlan; install: containernetworking-plugins", cluster::MAIN_PLUGINS);
+    ensure!(
+        Path::new(cluster::MAIN_PLUGINS).join("ipvlan").is_file(),
+        "{} has no ipvlan; install: containernetworking-plugins",
+        cluster::MAIN_PLUGINS
+    );
     Ok(())
 }
 
@@ -336,7 +361,8 @@ pub fn kernel_has_ipvlan() -> bool {
     let tried = std::thread::spawn(|| {
         crate::isolate::own_network()?;
         let script = "ip link add d0 type veth peer name d1 && ip link add i0 link d0 type ipvlan mode l2";
-        let status = std::process::Command::new("sh").args(["-c", script]).stderr(std::process::Stdio::null()).status()?;
+        let status =
+            std::process::Command::new("sh").args(["-c", script]).stderr(std::process::Stdio::null()).status()?;
         std::io::Result::Ok(status.success())
     });
     matches!(tried.join(), Ok(Ok(true)))

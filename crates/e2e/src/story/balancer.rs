@@ -39,7 +39,8 @@ impl Story<'_> {
     }
 
     async fn provider_ids(&mut self) -> Result<Verdict> {
-        let service = self.cluster.services("default").get("tcp-service").await.context("cannot read Service tcp-service")?;
+        let service =
+            self.cluster.services("default").get("tcp-service").await.context("cannot read Service tcp-service")?;
         let uid = service.uid().unwrap_or_default();
         let mut seen = Vec::new();
         for node in NODES {
@@ -50,13 +51,21 @@ impl Story<'_> {
             })
             .await?;
             let backend = self.node_address(node, true)?;
-            anyhow::ensure!(!self.backends("default/tcp-service")?.contains(&backend), "{node} is a backend before it has a providerID");
+            anyhow::ensure!(
+                !self.backends("default/tcp-service")?.contains(&backend),
+                "{node} is a backend before it has a providerID"
+            );
             let id = format!("{}.{}", self.metadata(node, "region-id")?, self.metadata(node, "instance-id")?);
             let wanted = self.world.config().instance(node).context("no such machine")?.provider_id();
             anyhow::ensure!(id == wanted, "metadata on {node} says {id}, the cloud knows {wanted}");
             let patch = json!({"spec": {"providerID": id}});
-            self.cluster.nodes().patch(node, &PatchParams::default(), &Patch::Merge(patch)).await.with_context(|| format!("cannot patch node {node}"))?;
-            self.report.shell(&format!("kubectl patch node {node} -p '{{\"spec\":{{\"providerID\":\"{id}\"}}}}'"), "patched");
+            self.cluster
+                .nodes()
+                .patch(node, &PatchParams::default(), &Patch::Merge(patch))
+                .await
+                .with_context(|| format!("cannot patch node {node}"))?;
+            self.report
+                .shell(&format!("kubectl patch node {node} -p '{{\"spec\":{{\"providerID\":\"{id}\"}}}}'"), "patched");
             until(Duration::from_secs(20), &format!("the balancer to take {node} in"), async || {
                 Ok(self.backends("default/tcp-service")?.contains(&backend).then_some(()))
             })
@@ -69,7 +78,13 @@ impl Story<'_> {
     /// A key of the metadata service, asked with `curl` on the node.
     fn metadata(&self, node: &str, key: &str) -> Result<String> {
         let url = format!("http://100.100.100.200/latest/meta-data/{key}");
-        Ok(self.world.on_node(node)?.run(&["curl", "-sSf", "--max-time", "6", &url])?.expect_success()?.trim().to_owned())
+        Ok(self
+            .world
+            .on_node(node)?
+            .run(&["curl", "-sSf", "--max-time", "6", &url])?
+            .expect_success()?
+            .trim()
+            .to_owned())
     }
 
     fn balanced(&self, name: &str) -> Result<Option<View>> {
@@ -93,26 +108,39 @@ impl Story<'_> {
         let mut seen = Vec::new();
         let mut good = true;
         for (name, mode) in [("tcp-service", Mode::L4), ("http-service", Mode::L7)] {
-            let address = until(Duration::from_secs(20), &format!("Service {name} to have an EXTERNAL-IP"), async || {
-                let service = self.cluster.services("default").get(name).await?;
-                let ingress = service.status.and_then(|status| status.load_balancer?.ingress).unwrap_or_default();
-                Ok(ingress.into_iter().find_map(|ingress| ingress.ip))
-            })
-            .await?;
-            let view = self.balanced(&format!("default/{name}"))?.with_context(|| format!("the balancer has no {name}"))?;
+            let address =
+                until(Duration::from_secs(20), &format!("Service {name} to have an EXTERNAL-IP"), async || {
+                    let service = self.cluster.services("default").get(name).await?;
+                    let ingress = service.status.and_then(|status| status.load_balancer?.ingress).unwrap_or_default();
+                    Ok(ingress.into_iter().find_map(|ingress| ingress.ip))
+                })
+                .await?;
+            let view =
+                self.balanced(&format!("default/{name}"))?.with_context(|| format!("the balancer has no {name}"))?;
             good &= view.service.mode == mode && view.address.to_string() == address;
             seen.push(format!("{name} {address} {:?}", view.service.mode));
         }
-        Ok(Verdict::new(good, "tcp-service as L4, http-service as L7, each with its balancer's address", seen.join(", ")))
+        Ok(Verdict::new(
+            good,
+            "tcp-service as L4, http-service as L7, each with its balancer's address",
+            seen.join(", "),
+        ))
     }
 
     /// Requests from the external client.
     pub(super) async fn layer_four(&self) -> Result<Verdict> {
         let view = self.until_healthy("default/tcp-service").await?;
         let output = self.world.in_cloud("client").run(&probes::curls(view.address.into(), 999, BALANCED))?;
-        let values = |key: &str| output.stdout.lines().filter_map(|line| Some(line.strip_prefix(key)?.strip_prefix(": ")?.to_owned())).collect::<Vec<_>>();
+        let values = |key: &str| {
+            output
+                .stdout
+                .lines()
+                .filter_map(|line| Some(line.strip_prefix(key)?.strip_prefix(": ")?.to_owned()))
+                .collect::<Vec<_>>()
+        };
         let answered = values("name").len();
-        let (pods, peers): (BTreeSet<String>, BTreeSet<String>) = (values("name").into_iter().collect(), values("peer").into_iter().collect());
+        let (pods, peers): (BTreeSet<String>, BTreeSet<String>) =
+            (values("name").into_iter().collect(), values("peer").into_iter().collect());
         let client = gateway::CLIENT[0];
         let good = output.succeeded() && answered == BALANCED && peers == BTreeSet::from([client.to_owned()]);
         let detail = if output.succeeded() { String::new() } else { format!("; {}", probes::last_line(&output)) };
@@ -123,11 +151,22 @@ impl Story<'_> {
     async fn layer_seven(&self) -> Result<Verdict> {
         let view = self.until_healthy("default/http-service").await?;
         let url = probes::url(view.address.into(), 80);
-        let output = self.world.in_cloud("client").run(&["curl", "-sS", "--max-time", "6", "-w", "code: %{http_code}\n", &url])?;
+        let output = self.world.in_cloud("client").run(&[
+            "curl",
+            "-sS",
+            "--max-time",
+            "6",
+            "-w",
+            "code: %{http_code}\n",
+            &url,
+        ])?;
         let code = field(&output.stdout, "code").unwrap_or("none");
         let forwarded = field(&output.stdout, "forwarded-for").unwrap_or("nobody");
         let good = code == "200" && forwarded == gateway::CLIENT[0];
-        let seen = format!("{code}, for {forwarded}{}", if good { String::new() } else { format!(" ({})", probes::last_line(&output)) });
+        let seen = format!(
+            "{code}, for {forwarded}{}",
+            if good { String::new() } else { format!(" ({})", probes::last_line(&output)) }
+        );
         Ok(Verdict::new(good, format!("200, forwarded for {}", gateway::CLIENT[0]), seen))
     }
 
@@ -141,10 +180,20 @@ impl Story<'_> {
     }
 
     async fn refusal(&self) -> Result<Verdict> {
-        let service = self.cluster.services("default").get("tcp-service-v6").await.context("cannot read Service tcp-service-v6")?;
+        let service = self
+            .cluster
+            .services("default")
+            .get("tcp-service-v6")
+            .await
+            .context("cannot read Service tcp-service-v6")?;
         let uid = service.uid().unwrap_or_default();
         let (reason, message) = until(Duration::from_secs(20), "an event about IPv6", async || {
-            Ok(self.cluster.events_of(&uid).await?.into_iter().find(|(reason, message)| reason == FAILED && message.contains("IPv6")))
+            Ok(self
+                .cluster
+                .events_of(&uid)
+                .await?
+                .into_iter()
+                .find(|(reason, message)| reason == FAILED && message.contains("IPv6")))
         })
         .await?;
         Ok(Verdict::new(true, format!("event {FAILED} that names IPv6"), format!("{reason}: {message}")))
@@ -180,12 +229,36 @@ impl Story<'_> {
             Ok(output.succeeded().then_some(output.stdout))
         })
         .await?;
-        let wanted = self.cluster.services("default").get("test-svc").await?.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
-        let resolved = answer.lines().rev().filter_map(|line| line.split_once(": ")).map(|(_, rest)| rest.trim()).find(|address| address.parse::<IpAddr>().is_ok());
+        let wanted = self
+            .cluster
+            .services("default")
+            .get("test-svc")
+            .await?
+            .spec
+            .and_then(|spec| spec.cluster_ip)
+            .unwrap_or_default();
+        let resolved = answer
+            .lines()
+            .rev()
+            .filter_map(|line| line.split_once(": "))
+            .map(|(_, rest)| rest.trim())
+            .find(|address| address.parse::<IpAddr>().is_ok());
         let resolved = resolved.unwrap_or("nothing").to_owned();
-        let fetched = place.run(&["curl", "-sS", "--max-time", "6", "--resolve", &format!("{name}:80:{resolved}"), &format!("http://{name}/")])?;
+        let fetched = place.run(&[
+            "curl",
+            "-sS",
+            "--max-time",
+            "6",
+            "--resolve",
+            &format!("{name}:80:{resolved}"),
+            &format!("http://{name}/"),
+        ])?;
         let by = field(&fetched.stdout, "name").unwrap_or("nobody").to_owned();
         let good = resolved == wanted && fetched.succeeded() && by.starts_with("test-app-1");
-        Ok(Verdict::new(good, format!("{name} is {wanted}, and test-app-1 answers there"), format!("{resolved}, answered by {by}")))
+        Ok(Verdict::new(
+            good,
+            format!("{name} is {wanted}, and test-app-1 answers there"),
+            format!("{resolved}, answered by {by}"),
+        ))
     }
 }

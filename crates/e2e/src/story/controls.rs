@@ -35,7 +35,10 @@ impl Story<'_> {
 
     /// A ping that answers within a while: right after a pod's start the way may not be ready.
     async fn ping_works(&self, place: &Exec, to: IpAddr) -> Result<Output> {
-        until(Duration::from_secs(10), &format!("{to} to answer"), async || Ok(Some(self.ping_once(place, to)?).filter(Output::succeeded))).await
+        until(Duration::from_secs(10), &format!("{to} to answer"), async || {
+            Ok(Some(self.ping_once(place, to)?).filter(Output::succeeded))
+        })
+        .await
     }
 
     /// worker's second NIC is cleared of ipvlan pods first: a parent cannot have both kinds of children.
@@ -120,13 +123,20 @@ impl Story<'_> {
         pod["spec"]["containers"][0].as_object_mut().context("built above")?.remove("readinessProbe");
         self.cluster.run_pod(pod).await?;
         let pod = self.cluster.until_ready("app=control-plain", 1, PATIENCE).await?.pop().context("no pod")?;
-        let unanswered = |report: &lab::vpc::counters::Report| report.ports.get("worker/eth0").map_or(0, |port| port.unanswered);
+        let unanswered =
+            |report: &lab::vpc::counters::Report| report.ports.get("worker/eth0").map_or(0, |port| port.unanswered);
         let before = unanswered(&self.counters()?);
         let output = self.ping_once(&self.inside(&pod)?, to)?;
         let after = unanswered(&self.counters()?);
         let with = self.app("test-app-1", "worker")?.clone();
         let cured = self.ping_works(&self.inside(&with)?, to).await;
-        Ok(judged("questions of worker/eth0 for its own address, left unanswered", &output, (before, after), "the coordinator in the chain", cured))
+        Ok(judged(
+            "questions of worker/eth0 for its own address, left unanswered",
+            &output,
+            (before, after),
+            "the coordinator in the chain",
+            cured,
+        ))
     }
 
     /// Without marks the reply leaves by the pod's own NIC and reaches the NAT gateway, which knows no such flow.
@@ -144,10 +154,20 @@ impl Story<'_> {
         }
         ensure!(!deleted.is_empty(), "the pods of test-app-2 have no nft table to delete");
         let view: Vec<lab::balancer::model::View> = self.world.balancer().get("/services")?;
-        let address = view.iter().find(|view| view.name == "default/tcp-service").context("the balancer has no tcp-service")?.address;
+        let address = view
+            .iter()
+            .find(|view| view.name == "default/tcp-service")
+            .context("the balancer has no tcp-service")?
+            .address;
         let to_nat = |report: &lab::vpc::counters::Report| report.ports.get("nat").map_or(0, |port| port.received);
         let before = to_nat(&self.counters()?);
-        let output = self.world.in_cloud("client").run(&["curl", "-sS", "--max-time", "4", &probes::url(IpAddr::V4(address), 999)])?;
+        let output = self.world.in_cloud("client").run(&[
+            "curl",
+            "-sS",
+            "--max-time",
+            "4",
+            &probes::url(IpAddr::V4(address), 999),
+        ])?;
         let after = to_nat(&self.counters()?);
         let names: Vec<String> = pods.iter().map(|pod| pod.name.clone()).collect();
         self.cluster.delete_pods(&names).await?;
@@ -165,7 +185,11 @@ impl Story<'_> {
             last_line(&output),
             cured.as_ref().map_or_else(|error| format!("{error:#}"), Clone::clone)
         );
-        Ok(Verdict::new(dead && strayed && cured.is_ok(), "no answer while replies leave by the pod's NIC, answered again with marks", seen))
+        Ok(Verdict::new(
+            dead && strayed && cured.is_ok(),
+            "no answer while replies leave by the pod's NIC, answered again with marks",
+            seen,
+        ))
     }
 
     async fn started(&self, name: &str, network: &str, annotations: Value) -> Result<AppPod> {
@@ -187,7 +211,10 @@ impl Story<'_> {
         use kube::api::{Patch, PatchParams};
         let api: kube::Api<DaemonSet> = kube::Api::namespaced(self.cluster.client.clone(), "default");
         let patch = json!({"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": node}}}}});
-        api.patch("test-app-2", &PatchParams::default(), &Patch::Merge(patch)).await.context("cannot patch DaemonSet test-app-2").map(drop)
+        api.patch("test-app-2", &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .context("cannot patch DaemonSet test-app-2")
+            .map(drop)
     }
 }
 
@@ -198,6 +225,11 @@ fn judged(cause: &str, output: &Output, (before, after): (u64, u64), cure: &str,
         Ok(output) => last_line(output),
         Err(error) => format!("{error:#}"),
     };
-    let seen = format!("`{}`: {}; {cause} {before} -> {after}; with {cure}: {cured_shown}", output.command, last_line(output));
-    Verdict::new(failed && after > before && cured.is_ok(), format!("no answer because of {cause}, answered with {cure}"), seen)
+    let seen =
+        format!("`{}`: {}; {cause} {before} -> {after}; with {cure}: {cured_shown}", output.command, last_line(output));
+    Verdict::new(
+        failed && after > before && cured.is_ok(),
+        format!("no answer because of {cause}, answered with {cure}"),
+        seen,
+    )
 }

@@ -55,7 +55,10 @@ impl Story<'_> {
         self.world.signal("agent-worker", Signal::KILL)?;
         ensure!(claimed < BURST, "all {BURST} pods had addresses before the agent could be killed");
         self.world.restart("agent-worker")?;
-        self.report.shell("kill -9 $(pidof spiderpool-agent) # on worker, then started again", &format!("{claimed} of {BURST} addresses were claimed"));
+        self.report.shell(
+            "kill -9 $(pidof spiderpool-agent) # on worker, then started again",
+            &format!("{claimed} of {BURST} addresses were claimed"),
+        );
         let pods = self.cluster.until_ready("burst=true", BURST, Duration::from_secs(150)).await?;
         let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
         // Claims of ADDs that the crash cut off are given back by the agent's clean-up.
@@ -65,34 +68,53 @@ impl Story<'_> {
         })
         .await;
         let seen = match &equal {
-            Ok(count) => format!("{} pods, {} addresses; {count} SpiderIPs of worker = {count} addresses that ip shows", pods.len(), addresses.len()),
+            Ok(count) => format!(
+                "{} pods, {} addresses; {count} SpiderIPs of worker = {count} addresses that ip shows",
+                pods.len(),
+                addresses.len()
+            ),
             Err(_) => {
                 let (claimed, shown) = (self.claimed_on("worker").await?, self.shown_on("worker")?);
-                let only = |one: &BTreeSet<IpAddr>, other: &BTreeSet<IpAddr>| one.difference(other).map(ToString::to_string).collect::<Vec<_>>().join(" ");
+                let only = |one: &BTreeSet<IpAddr>, other: &BTreeSet<IpAddr>| {
+                    one.difference(other).map(ToString::to_string).collect::<Vec<_>>().join(" ")
+                };
                 format!("only in SpiderIPs: [{}]; only in ip: [{}]", only(&claimed, &shown), only(&shown, &claimed))
             }
         };
-        Ok(Verdict::new(equal.is_ok() && addresses.len() == BURST, format!("{BURST} pods with {BURST} addresses, SpiderIPs = ip"), seen))
+        Ok(Verdict::new(
+            equal.is_ok() && addresses.len() == BURST,
+            format!("{BURST} pods with {BURST} addresses, SpiderIPs = ip"),
+            seen,
+        ))
     }
 
     async fn claimed_on(&self, node: &str) -> Result<BTreeSet<IpAddr>> {
         let claims = self.cluster.claims().await?;
-        Ok(claims.into_iter().filter(|(_, (pool, spec))| spec["pod"]["node"] == node || (pool.starts_with("burst") && node == "worker")).map(|(address, _)| address).collect())
+        Ok(claims
+            .into_iter()
+            .filter(|(_, (pool, spec))| spec["pod"]["node"] == node || (pool.starts_with("burst") && node == "worker"))
+            .map(|(address, _)| address)
+            .collect())
     }
 
     /// The addresses that `ip` shows on the underlay NIC of every pod of a node.
     fn shown_on(&self, node: &str) -> Result<BTreeSet<IpAddr>> {
         let mut shown = BTreeSet::new();
         for record in self.world.sandboxes(node)?.into_iter().filter(|record| record.netns.is_some()) {
-            let output = self.world.in_pod(node, &record.uid)?.run(&["ip", "-br", "-4", "addr", "show", "dev", "eth0"])?;
-            shown.extend(output.stdout.split_whitespace().filter_map(|word| word.split('/').next()?.parse::<IpAddr>().ok()));
+            let output =
+                self.world.in_pod(node, &record.uid)?.run(&["ip", "-br", "-4", "addr", "show", "dev", "eth0"])?;
+            shown.extend(
+                output.stdout.split_whitespace().filter_map(|word| word.split('/').next()?.parse::<IpAddr>().ok()),
+            );
         }
         Ok(shown)
     }
 
     /// The id of a machine's NIC.
     pub(super) fn nic(&self, node: &str, number: usize) -> Result<String> {
-        Ok(self.world.config().instance(node).with_context(|| format!("the cloud has no machine {node}"))?.nics[number].id.clone())
+        Ok(self.world.config().instance(node).with_context(|| format!("the cloud has no machine {node}"))?.nics[number]
+            .id
+            .clone())
     }
 
     async fn killed_server(&mut self) -> Result<Verdict> {
@@ -102,13 +124,19 @@ impl Story<'_> {
         let traffic = traffic.stdout(std::process::Stdio::piped()).spawn().context("cannot start ping")?;
         self.world.signal("apiserver", Signal::KILL)?;
         self.report.shell("kill -9 $(pidof spiderpool-apiserver)", "");
-        ensure!(self.cluster.nodes().list(&Default::default()).await.is_err(), "the API server answers though it was killed");
+        ensure!(
+            self.cluster.nodes().list(&Default::default()).await.is_err(),
+            "the API server answers though it was killed"
+        );
         let output = traffic.wait_with_output().context("cannot wait for ping")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let losses = text.lines().find(|line| line.contains("packet loss")).unwrap_or("no statistics").to_owned();
         self.world.restart("apiserver")?;
         self.report.say("API server started again");
-        until(PATIENCE, "the API server to answer", async || Ok(self.cluster.nodes().list(&Default::default()).await.ok())).await?;
+        until(PATIENCE, "the API server to answer", async || {
+            Ok(self.cluster.nodes().list(&Default::default()).await.ok())
+        })
+        .await?;
         self.cluster.run_pod(bare_pod("afterwards", "worker", "kube-system/ipvlan-eth0", json!({}))).await?;
         let started = self.cluster.until_ready("app=afterwards", 1, PATIENCE).await;
         let seen = match &started {
@@ -117,6 +145,10 @@ impl Story<'_> {
         };
         self.cluster.delete_pods(&["afterwards".into()]).await?;
         let kept = losses.contains(" 0% packet loss");
-        Ok(Verdict::new(kept && started.is_ok(), "no packet lost without the API server, new pods once it is back", seen))
+        Ok(Verdict::new(
+            kept && started.is_ok(),
+            "no packet lost without the API server, new pods once it is back",
+            seen,
+        ))
     }
 }

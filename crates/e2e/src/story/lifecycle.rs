@@ -26,7 +26,14 @@ impl Story<'_> {
         let made = self.cluster.run_pod(bare_pod("passing", "worker", "kube-system/ipvlan-eth1", json!({}))).await?;
         let pod = self.cluster.until_ready("app=passing", 1, PATIENCE).await?.pop().context("no pod")?;
         // Traffic that leaves entries in the node's connection tracking and neighbour tables.
-        let service = self.cluster.services("default").get("test-svc").await?.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
+        let service = self
+            .cluster
+            .services("default")
+            .get("test-svc")
+            .await?
+            .spec
+            .and_then(|spec| spec.cluster_ip)
+            .unwrap_or_default();
         self.inside(&pod)?.run(&["curl", "-sS", "--max-time", "6", &format!("http://{service}/")])?.expect_success()?;
         let before = self.traces(&pod).await?;
         anyhow::ensure!(before.len() >= 5, "a running pod should leave more traces than {before:?}");
@@ -41,10 +48,13 @@ impl Story<'_> {
             Ok(left) => left,
             Err(_) => self.traces(&pod).await?,
         };
-        if let Some(netns) = record.netns.filter(|netns| self.world.kept("worker", "/run/netns").join(netns.file_name().unwrap_or_default()).exists()) {
+        if let Some(netns) = record.netns.filter(|netns| {
+            self.world.kept("worker", "/run/netns").join(netns.file_name().unwrap_or_default()).exists()
+        }) {
             left.push(format!("namespace {}", netns.display()));
         }
-        let seen = if left.is_empty() { format!("gone: {}", before.join(", ")) } else { format!("left: {}", left.join(", ")) };
+        let seen =
+            if left.is_empty() { format!("gone: {}", before.join(", ")) } else { format!("left: {}", left.join(", ")) };
         Ok(Verdict::new(left.is_empty(), "nothing of the pod is left", seen))
     }
 
@@ -60,9 +70,16 @@ impl Story<'_> {
             }
             let family = if address.is_ipv4() { "-4" } else { "-6" };
             let routes = node.run(&["ip", family, "route", "show", "table", "all"])?.stdout;
-            traces.extend(routes.lines().filter(|line| names(line, address)).map(|line| format!("route \"{}\"", line.trim())));
+            traces.extend(
+                routes.lines().filter(|line| names(line, address)).map(|line| format!("route \"{}\"", line.trim())),
+            );
             let neighbours = node.run(&["ip", family, "neigh", "show"])?.stdout;
-            traces.extend(neighbours.lines().filter(|line| line.contains("PERMANENT") && names(line, address)).map(|line| format!("neighbour \"{}\"", line.trim())));
+            traces.extend(
+                neighbours
+                    .lines()
+                    .filter(|line| line.contains("PERMANENT") && names(line, address))
+                    .map(|line| format!("neighbour \"{}\"", line.trim())),
+            );
             let flows = node.run(&["conntrack", "-L", "-f", if address.is_ipv4() { "ipv4" } else { "ipv6" }])?.stdout;
             let count = flows.lines().filter(|line| line.split([' ', '=']).any(|word| word == text)).count();
             if count > 0 {
@@ -73,7 +90,9 @@ impl Story<'_> {
         traces.extend(endpoint.map(|_| format!("SpiderEndpoint {}", pod.name)));
         let object = self.cluster.pods(&pod.namespace).get_opt(&pod.name).await?;
         traces.extend(object.map(|_| format!("Pod {}", pod.name)));
-        traces.extend(self.world.sandbox(&pod.node, &pod.uid).ok().map(|record| format!("sandbox {}", &record.sandbox[..11])));
+        traces.extend(
+            self.world.sandbox(&pod.node, &pod.uid).ok().map(|record| format!("sandbox {}", &record.sandbox[..11])),
+        );
         if let Some(pool) = self.pool_of(pod)? {
             let (used, _) = self.cluster.usage(&pool).await?;
             if used != 1 {
@@ -108,7 +127,11 @@ impl Story<'_> {
             let (ready, others): (Vec<AppPod>, Vec<AppPod>) = pods.into_iter().partition(|pod| pod.ready);
             let [fifth] = others.as_slice() else { return Ok(None) };
             let events = self.cluster.events_of(&fifth.uid).await?;
-            let refusal = events.into_iter().rev().find(|(reason, _)| reason == "FailedCreatePodSandBox").map(|(_, message)| message);
+            let refusal = events
+                .into_iter()
+                .rev()
+                .find(|(reason, _)| reason == "FailedCreatePodSandBox")
+                .map(|(_, message)| message);
             Ok(refusal.filter(|_| ready.len() == 4).map(|message| (ready, fifth.clone(), message)))
         });
         let (ready, fifth, message) = waiting.await?;
@@ -124,11 +147,18 @@ impl Story<'_> {
         .await?;
         let address: IpAddr = started.address(true)?;
         let seen = if missing.is_empty() {
-            format!("4 run; {} waited, its event names every pool of the node; after {} went it got {address}", fifth.name, victim.name)
+            format!(
+                "4 run; {} waited, its event names every pool of the node; after {} went it got {address}",
+                fifth.name, victim.name
+            )
         } else {
             format!("the event does not name {}: {message}", missing.join(", "))
         };
-        Ok(Verdict::new(missing.is_empty(), "four run, the fifth's event says why each pool does not serve, and it starts when one goes", seen))
+        Ok(Verdict::new(
+            missing.is_empty(),
+            "four run, the fifth's event says why each pool does not serve, and it starts when one goes",
+            seen,
+        ))
     }
 }
 

@@ -59,7 +59,10 @@ pub fn run(probes: Vec<Probe>) -> Vec<Found> {
     while probes.peek().is_some() {
         let batch: Vec<Probe> = probes.by_ref().take(4).collect();
         std::thread::scope(|scope| {
-            let started: Vec<_> = batch.into_iter().map(|probe| scope.spawn(move || Found { output: probe.place.run(&probe.words), what: probe.what })).collect();
+            let started: Vec<_> = batch
+                .into_iter()
+                .map(|probe| scope.spawn(move || Found { output: probe.place.run(&probe.words), what: probe.what }))
+                .collect();
             found.extend(started.into_iter().filter_map(|thread| thread.join().ok()));
         });
     }
@@ -105,6 +108,10 @@ pub fn field<'a>(page: &'a str, key: &str) -> Option<&'a str> {
 pub fn all_answered(found: &[Found], of_what: &str) -> Verdict {
     let answered = found.iter().filter(|found| found.answered()).count();
     let failures: Vec<String> = found.iter().filter(|found| !found.answered()).map(Found::failure).collect();
-    let seen = if failures.is_empty() { format!("{answered} of {}", found.len()) } else { format!("{answered} of {}; {}", found.len(), failures.join("; ")) };
+    let seen = if failures.is_empty() {
+        format!("{answered} of {}", found.len())
+    } else {
+        format!("{answered} of {}; {}", found.len(), failures.join("; "))
+    };
     Verdict::new(failures.is_empty() && !found.is_empty(), format!("all {} {of_what} answered", found.len()), seen)
 }

@@ -46,13 +46,20 @@ impl Story<'_> {
         let api = self.cluster.attachments("kube-system");
         let mut seen = BTreeMap::new();
         for name in ["ipvlan-eth0", "ipvlan-eth1"] {
-            let object = until(Duration::from_secs(30), &format!("NetworkAttachmentDefinition kube-system/{name}"), async || Ok(api.get_opt(name).await?)).await?;
+            let object = until(
+                Duration::from_secs(30),
+                &format!("NetworkAttachmentDefinition kube-system/{name}"),
+                async || Ok(api.get_opt(name).await?),
+            )
+            .await?;
             let config = object.data["spec"]["config"].as_str().context("spec.config is no text")?;
             let config: Value = serde_json::from_str(config).context("spec.config is not JSON")?;
             seen.insert(name, chain(&config));
         }
         let expected = |nic: &str| {
-            format!("ipvlan(master={nic} ipam=spiderpool) -> coordinator(mode=underlay tunePodRoutes=true podCIDRType=-) as ipvlan-{nic}")
+            format!(
+                "ipvlan(master={nic} ipam=spiderpool) -> coordinator(mode=underlay tunePodRoutes=true podCIDRType=-) as ipvlan-{nic}"
+            )
         };
         let wanted = BTreeMap::from([("ipvlan-eth0", expected("eth0")), ("ipvlan-eth1", expected("eth1"))]);
         let text = |map: &BTreeMap<&str, String>| map.values().cloned().collect::<Vec<_>>().join("; ");
@@ -89,13 +96,16 @@ impl Story<'_> {
         })
         .await;
         let usage = match counted {
-            Ok(shown) => shown.iter().map(|(pool, used, total)| format!("{pool} {used}/{total}")).collect::<Vec<_>>().join(", "),
+            Ok(shown) => {
+                shown.iter().map(|(pool, used, total)| format!("{pool} {used}/{total}")).collect::<Vec<_>>().join(", ")
+            }
             Err(error) => {
                 wrong.push(format!("{error:#}"));
                 String::new()
             }
         };
-        let addresses: Vec<String> = self.apps.iter().filter_map(|pod| Some(format!("{} {}", pod.name, pod.address(family.v4).ok()?))).collect();
+        let addresses: Vec<String> =
+            self.apps.iter().filter_map(|pod| Some(format!("{} {}", pod.name, pod.address(family.v4).ok()?))).collect();
         let seen = if wrong.is_empty() { format!("{}; {usage}", addresses.join(", ")) } else { wrong.join("; ") };
         Ok(Verdict::new(wrong.is_empty(), "4 pods with addresses of pool NODE-SUBNET, 4 pools at 1 of 5", seen))
     }
@@ -117,7 +127,12 @@ fn chain(config: &Value) -> String {
         };
         let kind = text(&plugin["type"]);
         match kind.as_str() {
-            "coordinator" => format!("coordinator(mode={} tunePodRoutes={} podCIDRType={})", text(&plugin["mode"]), text(&plugin["tunePodRoutes"]), text(&plugin["podCIDRType"])),
+            "coordinator" => format!(
+                "coordinator(mode={} tunePodRoutes={} podCIDRType={})",
+                text(&plugin["mode"]),
+                text(&plugin["tunePodRoutes"]),
+                text(&plugin["podCIDRType"])
+            ),
             _ => format!("{kind}(master={} ipam={})", text(&plugin["master"]), text(&plugin["ipam"]["type"])),
         }
     };

@@ -22,11 +22,19 @@ impl Story<'_> {
         let outcome = self.same_subnet(family);
         self.report.check(&family.id("5"), &family.title("pod -> pod on the other node, same subnet"), outcome);
         let outcome = self.other_subnet(family);
-        self.report.check(&family.id("6"), &family.title("pod -> pod of the other NIC's subnet, same and other node"), outcome);
+        self.report.check(
+            &family.id("6"),
+            &family.title("pod -> pod of the other NIC's subnet, same and other node"),
+            outcome,
+        );
         let outcome = self.cluster_ip(family).await;
         self.report.check(&family.id("7"), &family.title("pod -> ClusterIP, backends local and remote"), outcome);
         let outcome = self.outside(family);
-        let title = if family.v4 { "pod -> outside through the NAT gateway" } else { "pod -> outside through the IPv6 gateway" };
+        let title = if family.v4 {
+            "pod -> outside through the NAT gateway"
+        } else {
+            "pod -> outside through the IPv6 gateway"
+        };
         self.report.check(&family.id("8"), title, outcome);
         Ok(())
     }
@@ -37,14 +45,24 @@ impl Story<'_> {
 
     /// A node's address on its first NIC.
     pub(super) fn node_address(&self, node: &str, v4: bool) -> Result<IpAddr> {
-        let instance = self.world.config().instance(node).with_context(|| format!("the cloud has no machine {node}"))?;
-        instance.nics[0].primary.iter().copied().find(|address| address.is_ipv4() == v4).with_context(|| format!("{node} has no address of that family"))
+        let instance =
+            self.world.config().instance(node).with_context(|| format!("the cloud has no machine {node}"))?;
+        instance.nics[0]
+            .primary
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == v4)
+            .with_context(|| format!("{node} has no address of that family"))
     }
 
     fn pings(&self, pairs: &[(&AppPod, IpAddr, String)]) -> Result<Vec<Found>> {
         let mut list = Vec::new();
         for (from, to, name) in pairs {
-            list.push(Probe { what: format!("{} -> {name} {to}", from.name), place: self.inside(from)?, words: ping(*to) });
+            list.push(Probe {
+                what: format!("{} -> {name} {to}", from.name),
+                place: self.inside(from)?,
+                words: ping(*to),
+            });
         }
         Ok(probes::run(list))
     }
@@ -61,7 +79,11 @@ impl Story<'_> {
         let mut list = Vec::new();
         for pod in &self.apps {
             let to = pod.address(family.v4)?;
-            list.push(Probe { what: format!("{} -> {} {to}", pod.node, pod.name), place: self.world.on_node(&pod.node)?, words: curl(to, 80) });
+            list.push(Probe {
+                what: format!("{} -> {} {to}", pod.node, pod.name),
+                place: self.world.on_node(&pod.node)?,
+                words: curl(to, 80),
+            });
         }
         Ok(all_answered(&probes::run(list), "requests"))
     }
@@ -106,7 +128,11 @@ impl Story<'_> {
             }
             let found = probes::run(list);
             wrong.extend(found.iter().filter(|found| !found.answered()).map(Found::failure));
-            let complete: Vec<String> = found.iter().filter(|found| self.reached_both(found.stdout())).map(|found| found.what.clone()).collect();
+            let complete: Vec<String> = found
+                .iter()
+                .filter(|found| self.reached_both(found.stdout()))
+                .map(|found| found.what.clone())
+                .collect();
             reached += complete.len();
             waiting.retain(|pod| !complete.contains(&pod.name));
             if waiting.is_empty() || !wrong.is_empty() {
@@ -114,7 +140,14 @@ impl Story<'_> {
             }
         }
         let late: Vec<&str> = waiting.iter().map(|pod| pod.name.as_str()).collect();
-        let seen = if wrong.is_empty() { format!("{reached} of 4{}", if late.is_empty() { String::new() } else { format!("; not: {}", late.join(", ")) }) } else { wrong.join("; ") };
+        let seen = if wrong.is_empty() {
+            format!(
+                "{reached} of 4{}",
+                if late.is_empty() { String::new() } else { format!("; not: {}", late.join(", ")) }
+            )
+        } else {
+            wrong.join("; ")
+        };
         Ok(Verdict::new(wrong.is_empty() && late.is_empty(), format!("4 pods reach both backends of {address}"), seen))
     }
 
@@ -141,7 +174,11 @@ impl Story<'_> {
                 wrong.push(format!("{} was seen as {peer}", pod.name));
             }
         }
-        let who = if family.v4 { format!("the NAT gateway {}", gateway::NAT_ADDRESS) } else { "the pod's own address".into() };
+        let who = if family.v4 {
+            format!("the NAT gateway {}", gateway::NAT_ADDRESS)
+        } else {
+            "the pod's own address".into()
+        };
         let seen = if wrong.is_empty() { format!("4 of 4 seen as {who}") } else { wrong.join("; ") };
         Ok(Verdict::new(wrong.is_empty(), format!("{to} answers 4 pods and sees {who}"), seen))
     }

@@ -149,7 +149,12 @@ impl Call<'_> {
     }
 
     fn refused(&self, message: String) -> CniError {
-        CniError::Refused { kind: self.kind.to_owned(), network: self.network.to_owned(), command: self.command.word(), message }
+        CniError::Refused {
+            kind: self.kind.to_owned(),
+            network: self.network.to_owned(),
+            command: self.command.word(),
+            message,
+        }
     }
 }
 
@@ -164,7 +169,10 @@ fn message(stdout: &[u8], stderr: &[u8]) -> String {
         };
     }
     let Ok(error) = serde_json::from_slice::<Value>(stdout) else {
-        return format!("netplugin failed but error parsing its diagnostic message {:?}", String::from_utf8_lossy(stdout));
+        return format!(
+            "netplugin failed but error parsing its diagnostic message {:?}",
+            String::from_utf8_lossy(stdout)
+        );
     };
     let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
     match (text("msg"), text("details")) {

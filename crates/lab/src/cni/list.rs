@@ -51,7 +51,9 @@ impl NetworkList {
             Some(_) => return Err("plugins is no list".into()),
             None => vec![conf],
         };
-        if let Some(at) = plugins.iter().position(|plugin| plugin.get("type").and_then(Value::as_str).unwrap_or_default().is_empty()) {
+        if let Some(at) =
+            plugins.iter().position(|plugin| plugin.get("type").and_then(Value::as_str).unwrap_or_default().is_empty())
+        {
             return Err(format!("plugins[{at}].type is missing"));
         }
         if plugins.is_empty() {
@@ -70,7 +72,12 @@ impl NetworkList {
 
     /// What a plugin gets on stdin: its configuration with the list's name and version, the previous result, and of the
     /// capability arguments those that it declares.
-    pub(super) fn config(&self, plugin: &Map<String, Value>, previous: Option<&Value>, offered: &Map<String, Value>) -> Map<String, Value> {
+    pub(super) fn config(
+        &self,
+        plugin: &Map<String, Value>,
+        previous: Option<&Value>,
+        offered: &Map<String, Value>,
+    ) -> Map<String, Value> {
         let mut config = plugin.clone();
         config.insert("name".into(), self.name.clone().into());
         config.insert("cniVersion".into(), self.cni_version.clone().into());
@@ -78,8 +85,11 @@ impl NetworkList {
             config.insert("prevResult".into(), previous.clone());
         }
         let wanted = |name: &str| plugin.get("capabilities").is_some_and(|capabilities| capabilities[name] == true);
-        let runtime: Map<String, Value> =
-            offered.iter().filter(|(name, _)| wanted(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+        let runtime: Map<String, Value> = offered
+            .iter()
+            .filter(|(name, _)| wanted(name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
         if !runtime.is_empty() {
             config.insert("runtimeConfig".into(), runtime.into());
         }

@@ -78,7 +78,9 @@ impl Action {
     /// Namespace and name of what it creates.
     pub fn made(&self) -> Option<(&str, &str)> {
         match self {
-            Self::Create { object, .. } => Some((object["metadata"]["namespace"].as_str()?, object["metadata"]["name"].as_str()?)),
+            Self::Create { object, .. } => {
+                Some((object["metadata"]["namespace"].as_str()?, object["metadata"]["name"].as_str()?))
+            }
             _ => None,
         }
     }
@@ -87,14 +89,19 @@ impl Action {
     pub async fn carry_out(&self, client: &Client, recorder: &Recorder) -> Result<()> {
         let sent = match self {
             Self::Create { kind, object } => {
-                let object: DynamicObject = serde_json::from_value(object.clone()).context("not a Kubernetes object")?;
+                let object: DynamicObject =
+                    serde_json::from_value(object.clone()).context("not a Kubernetes object")?;
                 let namespace = object.metadata.namespace.clone().unwrap_or_default();
                 objects(client, kind, &namespace).create(&PostParams::default(), &object).await.map(drop)
             }
             Self::Patch { kind, of: (namespace, name), status, patch } => {
                 let api = objects(client, kind, namespace);
                 let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-                if *status { api.patch_status(name, &params, &patch).await.map(drop) } else { api.patch(name, &params, &patch).await.map(drop) }
+                if *status {
+                    api.patch_status(name, &params, &patch).await.map(drop)
+                } else {
+                    api.patch(name, &params, &patch).await.map(drop)
+                }
             }
             Self::Delete { kind, of: (namespace, name), uid } => {
                 let preconditions = uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None });
@@ -109,7 +116,11 @@ impl Action {
         };
         match sent {
             // Exists already, or is gone already: what was wanted.
-            Err(kube::Error::Api(answer)) if answer.code == 404 || (answer.code == 409 && answer.reason == "AlreadyExists") => Ok(()),
+            Err(kube::Error::Api(answer))
+                if answer.code == 404 || (answer.code == 409 && answer.reason == "AlreadyExists") =>
+            {
+                Ok(())
+            }
             other => other.with_context(|| self.to_string()),
         }
     }
@@ -143,13 +154,26 @@ fn objects(client: &Client, kind: &str, namespace: &str) -> Api<DynamicObject> {
         "Endpoints" => ApiResource::erase::<Endpoints>(&()),
         other => unreachable!("no controller here writes {other}"),
     };
-    if namespace.is_empty() { Api::all_with(client.clone(), &resource) } else { Api::namespaced_with(client.clone(), namespace, &resource) }
+    if namespace.is_empty() {
+        Api::all_with(client.clone(), &resource)
+    } else {
+        Api::namespaced_with(client.clone(), namespace, &resource)
+    }
 }
 
 async fn bind(client: &Client, namespace: &str, name: &str, node: &str) -> kube::Result<()> {
     let binding = Binding {
-        metadata: kube::api::ObjectMeta { name: Some(name.into()), namespace: Some(namespace.into()), ..Default::default() },
-        target: ObjectReference { kind: Some("Node".into()), api_version: Some("v1".into()), name: Some(node.into()), ..Default::default() },
+        metadata: kube::api::ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some(namespace.into()),
+            ..Default::default()
+        },
+        target: ObjectReference {
+            kind: Some("Node".into()),
+            api_version: Some("v1".into()),
+            name: Some(node.into()),
+            ..Default::default()
+        },
     };
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     pods.create_subresource::<Binding, Value>("binding", name, &PostParams::default(), &binding).await.map(drop)

@@ -28,7 +28,8 @@ fn plan_one(snapshot: &Snapshot, set: &DaemonSet) -> Vec<Action> {
     let mut outdated = Vec::new();
     for node in &snapshot.nodes {
         let name = node.name_any();
-        let mine: Vec<&Arc<Pod>> = snapshot.pods_of(set.metadata.uid.as_deref()).filter(|pod| target(pod) == Some(name.clone())).collect();
+        let mine: Vec<&Arc<Pod>> =
+            snapshot.pods_of(set.metadata.uid.as_deref()).filter(|pod| target(pod) == Some(name.clone())).collect();
         let active: Vec<&&Arc<Pod>> = mine.iter().filter(|pod| is_active(pod)).collect();
         let wanted = scheduler::obstacle(&Pod { spec: spec.template.spec.clone(), ..Default::default() }, node);
         if wanted.is_some_and(|obstacle| obstacle != "node is not ready") {
@@ -89,10 +90,12 @@ fn target(pod: &Pod) -> Option<String> {
 
 fn pod_for(set: &DaemonSet, of: &PodTemplateSpec, node: &str, hash: &str) -> Pod {
     let mut pod = template::pod(set, of, &template::suffix(), &[(GENERATION, hash)]);
-    let requirement = NodeSelectorRequirement { key: "metadata.name".into(), operator: "In".into(), values: Some(vec![node.into()]) };
+    let requirement =
+        NodeSelectorRequirement { key: "metadata.name".into(), operator: "In".into(), values: Some(vec![node.into()]) };
     let term = NodeSelectorTerm { match_fields: Some(vec![requirement]), ..Default::default() };
     let affinity = pod.spec.get_or_insert_default().affinity.get_or_insert_with(Affinity::default);
     let of_node = affinity.node_affinity.get_or_insert_with(NodeAffinity::default);
-    of_node.required_during_scheduling_ignored_during_execution = Some(NodeSelector { node_selector_terms: vec![term] });
+    of_node.required_during_scheduling_ignored_during_execution =
+        Some(NodeSelector { node_selector_terms: vec![term] });
     pod
 }

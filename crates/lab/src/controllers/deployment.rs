@@ -23,8 +23,11 @@ fn plan_one(snapshot: &Snapshot, deployment: &Deployment) -> Vec<Action> {
     let replicas = spec.replicas.unwrap_or(1);
     let hash = template::hash(&spec.template);
     let uid = deployment.metadata.uid.as_deref();
-    let own: Vec<&Arc<ReplicaSet>> =
-        snapshot.replicasets.iter().filter(|set| uid.is_some() && template::controller_uid(&set.metadata) == uid).collect();
+    let own: Vec<&Arc<ReplicaSet>> = snapshot
+        .replicasets
+        .iter()
+        .filter(|set| uid.is_some() && template::controller_uid(&set.metadata) == uid)
+        .collect();
     let (current, older): (Vec<_>, Vec<_>) = own.into_iter().partition(|set| set.labels().get(HASH) == Some(&hash));
     let mut actions = Vec::new();
     match current.first() {
@@ -70,7 +73,12 @@ fn status_patch(deployment: &Deployment, status: &DeploymentStatus, replicas: i3
         "lastUpdateTime": crate::events::now(),
     });
     map.insert("conditions".into(), json!([condition]));
-    Action::Patch { kind: "Deployment", of: (deployment.namespace().unwrap_or_default(), deployment.name_any()), status: true, patch }
+    Action::Patch {
+        kind: "Deployment",
+        of: (deployment.namespace().unwrap_or_default(), deployment.name_any()),
+        status: true,
+        patch,
+    }
 }
 
 fn size(set: &ReplicaSet) -> i32 {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort as OldPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort as OldPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service, ServicePort,
+};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -18,11 +20,20 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const SERVICE: &str = "kubernetes.io/service-name";
 
 pub(super) fn plan(snapshot: &Snapshot) -> Vec<Action> {
-    let living: Vec<&Service> = snapshot.services.iter().map(|service| &**service).filter(|service| service.metadata.deletion_timestamp.is_none()).collect();
+    let living: Vec<&Service> = snapshot
+        .services
+        .iter()
+        .map(|service| &**service)
+        .filter(|service| service.metadata.deletion_timestamp.is_none())
+        .collect();
     let mut wanted = BTreeMap::new();
     let mut actions = Vec::new();
     for service in living {
-        if !service.spec.as_ref().is_some_and(|spec| spec.selector.as_ref().is_some_and(|selector| !selector.is_empty())) {
+        if !service
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()))
+        {
             continue;
         }
         for slice in slices(snapshot, service) {
@@ -30,7 +41,9 @@ pub(super) fn plan(snapshot: &Snapshot) -> Vec<Action> {
         }
         actions.extend(plan_endpoints(snapshot, service));
     }
-    for old in snapshot.slices.iter().filter(|slice| slice.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)) {
+    for old in
+        snapshot.slices.iter().filter(|slice| slice.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER))
+    {
         let of = (old.namespace().unwrap_or_default(), old.name_any());
         match wanted.remove(&of) {
             None => actions.push(Action::Delete { kind: "EndpointSlice", of, uid: old.uid() }),
@@ -46,7 +59,8 @@ pub(super) fn plan(snapshot: &Snapshot) -> Vec<Action> {
 }
 
 fn slices(snapshot: &Snapshot, service: &Service) -> Vec<EndpointSlice> {
-    let families = service.spec.as_ref().and_then(|spec| spec.ip_families.clone()).unwrap_or_else(|| vec!["IPv4".into()]);
+    let families =
+        service.spec.as_ref().and_then(|spec| spec.ip_families.clone()).unwrap_or_else(|| vec!["IPv4".into()]);
     let pods = pods_behind(snapshot, service);
     families
         .iter()
@@ -68,9 +82,17 @@ fn slices(snapshot: &Snapshot, service: &Service) -> Vec<EndpointSlice> {
 }
 
 fn pods_behind<'a>(snapshot: &'a Snapshot, service: &Service) -> Vec<&'a Pod> {
-    let selector = LabelSelector { match_labels: service.spec.as_ref().and_then(|spec| spec.selector.clone()), ..Default::default() };
-    let chosen = snapshot.pods.iter().filter(|pod| pod.namespace() == service.namespace() && template::selects(&selector, &pod.metadata));
-    let ended = |pod: &Pod| matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
+    let selector = LabelSelector {
+        match_labels: service.spec.as_ref().and_then(|spec| spec.selector.clone()),
+        ..Default::default()
+    };
+    let chosen = snapshot
+        .pods
+        .iter()
+        .filter(|pod| pod.namespace() == service.namespace() && template::selects(&selector, &pod.metadata));
+    let ended = |pod: &Pod| {
+        matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+    };
     chosen.map(|pod| &**pod).filter(|pod| !ended(pod)).collect()
 }
 
@@ -82,7 +104,11 @@ fn endpoint(service: &Service, pod: &Pod, family: &str) -> Option<Endpoint> {
     let always = service.spec.as_ref().is_some_and(|spec| spec.publish_not_ready_addresses == Some(true));
     Some(Endpoint {
         addresses: vec![address],
-        conditions: Some(EndpointConditions { ready: Some((serving && !terminating) || always), serving: Some(serving), terminating: Some(terminating) }),
+        conditions: Some(EndpointConditions {
+            ready: Some((serving && !terminating) || always),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
         node_name: scheduler::node_of(pod).map(str::to_owned),
         target_ref: Some(reference(pod)),
         ..Default::default()
@@ -116,14 +142,20 @@ fn target(port: &ServicePort, pods: &[&Pod]) -> Option<i32> {
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
             let containers = pods.iter().flat_map(|pod| pod.spec.iter()).flat_map(|spec| &spec.containers);
-            let named = containers.flat_map(|container| container.ports.iter().flatten()).find(|port| port.name.as_deref() == Some(name));
+            let named = containers
+                .flat_map(|container| container.ports.iter().flatten())
+                .find(|port| port.name.as_deref() == Some(name));
             named.map(|port| port.container_port)
         }
     }
 }
 
 fn plan_endpoints(snapshot: &Snapshot, service: &Service) -> Option<Action> {
-    let family = service.spec.as_ref().and_then(|spec| spec.ip_families.as_ref()?.first().cloned()).unwrap_or_else(|| "IPv4".into());
+    let family = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ip_families.as_ref()?.first().cloned())
+        .unwrap_or_else(|| "IPv4".into());
     let pods = pods_behind(snapshot, service);
     let (mut ready, mut unready) = (Vec::new(), Vec::new());
     for (pod, endpoint) in pods.iter().filter_map(|pod| Some((pod, endpoint(service, pod, &family)?))) {
@@ -144,20 +176,34 @@ fn plan_endpoints(snapshot: &Snapshot, service: &Service) -> Option<Action> {
     unready.sort_by(|one, other| one.ip.cmp(&other.ip));
     let ports: Vec<OldPort> = ports(service, &pods)
         .into_iter()
-        .map(|port| OldPort { name: port.name.filter(|name| !name.is_empty()), port: port.port.unwrap_or_default(), protocol: port.protocol, app_protocol: port.app_protocol })
+        .map(|port| OldPort {
+            name: port.name.filter(|name| !name.is_empty()),
+            port: port.port.unwrap_or_default(),
+            protocol: port.protocol,
+            app_protocol: port.app_protocol,
+        })
         .collect();
     let some = |list: Vec<EndpointAddress>| (!list.is_empty()).then_some(list);
     let subset = EndpointSubset { addresses: some(ready), not_ready_addresses: some(unready), ports: Some(ports) };
     let subsets = (subset.addresses.is_some() || subset.not_ready_addresses.is_some()).then(|| vec![subset]);
     let of = (service.namespace().unwrap_or_default(), service.name_any());
-    let old = snapshot.endpoints.iter().find(|old| old.namespace() == service.namespace() && old.name_any() == service.name_any());
+    let old = snapshot
+        .endpoints
+        .iter()
+        .find(|old| old.namespace() == service.namespace() && old.name_any() == service.name_any());
     match old {
         None => {
-            let metadata =
-                ObjectMeta { name: Some(of.1), namespace: Some(of.0), owner_references: Some(vec![template::owned_by(service)]), ..Default::default() };
+            let metadata = ObjectMeta {
+                name: Some(of.1),
+                namespace: Some(of.0),
+                owner_references: Some(vec![template::owned_by(service)]),
+                ..Default::default()
+            };
             Some(Action::create("Endpoints", &Endpoints { metadata, subsets }))
         }
-        Some(old) if old.subsets != subsets => Some(Action::Patch { kind: "Endpoints", of, status: false, patch: json!({"subsets": subsets}) }),
+        Some(old) if old.subsets != subsets => {
+            Some(Action::Patch { kind: "Endpoints", of, status: false, patch: json!({"subsets": subsets}) })
+        }
         Some(_) => None,
     }
 }

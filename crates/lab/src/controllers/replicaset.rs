@@ -18,7 +18,8 @@ pub(super) fn plan(snapshot: &Snapshot) -> Vec<Action> {
 fn plan_one(snapshot: &Snapshot, set: &ReplicaSet) -> Vec<Action> {
     let Some(spec) = &set.spec else { return Vec::new() };
     let wanted = spec.replicas.unwrap_or(1).max(0) as usize;
-    let mut active: Vec<&Arc<Pod>> = snapshot.pods_of(set.metadata.uid.as_deref()).filter(|pod| is_active(pod)).collect();
+    let mut active: Vec<&Arc<Pod>> =
+        snapshot.pods_of(set.metadata.uid.as_deref()).filter(|pod| is_active(pod)).collect();
     // Those that serve stay longest.
     active.sort_by_key(|pod| (!is_ready(pod), pod.name_any()));
     let mut actions = Vec::new();
@@ -27,7 +28,11 @@ fn plan_one(snapshot: &Snapshot, set: &ReplicaSet) -> Vec<Action> {
         actions.push(Action::create("Pod", &template::pod(set, &of, &template::suffix(), &[])));
     }
     for pod in active.iter().skip(wanted) {
-        actions.push(Action::Delete { kind: "Pod", of: (pod.namespace().unwrap_or_default(), pod.name_any()), uid: pod.uid() });
+        actions.push(Action::Delete {
+            kind: "Pod",
+            of: (pod.namespace().unwrap_or_default(), pod.name_any()),
+            uid: pod.uid(),
+        });
     }
     let ready = Some(active.iter().filter(|pod| is_ready(pod)).count() as i32).filter(|number| *number > 0);
     let status = ReplicaSetStatus {
@@ -43,7 +48,12 @@ fn plan_one(snapshot: &Snapshot, set: &ReplicaSet) -> Vec<Action> {
         for key in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
             patch["status"].as_object_mut().expect("built above").entry(key).or_insert(serde_json::Value::Null);
         }
-        actions.push(Action::Patch { kind: "ReplicaSet", of: (set.namespace().unwrap_or_default(), set.name_any()), status: true, patch });
+        actions.push(Action::Patch {
+            kind: "ReplicaSet",
+            of: (set.namespace().unwrap_or_default(), set.name_any()),
+            status: true,
+            patch,
+        });
     }
     actions
 }

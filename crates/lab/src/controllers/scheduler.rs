@@ -23,8 +23,14 @@ pub(super) fn plan(snapshot: &Snapshot) -> Vec<Action> {
         let message = refusal(pod, &load);
         // What the pod knows already is not told again at each event.
         if refused_before(pod) != Some(&message) {
-            let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
-            actions.push(Action::Patch { kind: "Pod", of, status: true, patch: json!({"status": {"conditions": [condition]}}) });
+            let condition =
+                json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
+            actions.push(Action::Patch {
+                kind: "Pod",
+                of,
+                status: true,
+                patch: json!({"status": {"conditions": [condition]}}),
+            });
             actions.push(Action::Note { pod: Box::new((**pod).clone()), reason: "FailedScheduling", message });
         }
     }
@@ -33,11 +39,16 @@ pub(super) fn plan(snapshot: &Snapshot) -> Vec<Action> {
 
 fn refused_before(pod: &Pod) -> Option<&String> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?.message.as_ref()
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?
+        .message
+        .as_ref()
 }
 
 fn refusal(pod: &Pod, load: &[(&Node, usize)]) -> String {
-    let reasons: Vec<String> = load.iter().filter_map(|(node, _)| Some(format!("{}: {}", node.name_any(), obstacle(pod, node)?))).collect();
+    let reasons: Vec<String> =
+        load.iter().filter_map(|(node, _)| Some(format!("{}: {}", node.name_any(), obstacle(pod, node)?))).collect();
     format!("0/{} nodes are available for {}: {}", load.len(), key(pod), reasons.join(", "))
 }
 
@@ -68,7 +79,8 @@ pub(super) fn obstacle(pod: &Pod, node: &Node) -> Option<&'static str> {
     if !spec.node_selector.iter().flatten().all(|(key, value)| label(key) == Some(value)) {
         return Some("node does not match the pod's node selector");
     }
-    let required = spec.affinity.and_then(|affinity| affinity.node_affinity?.required_during_scheduling_ignored_during_execution);
+    let required =
+        spec.affinity.and_then(|affinity| affinity.node_affinity?.required_during_scheduling_ignored_during_execution);
     if required.is_some_and(|required| !required.node_selector_terms.iter().any(|term| term_matches(term, node))) {
         return Some("node does not match the pod's node affinity");
     }
@@ -89,7 +101,11 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
         holds(value, &requirement.operator, requirement.values.as_deref().unwrap_or_default())
     });
     let labels = term.match_expressions.iter().flatten().all(|requirement| {
-        holds(node.labels().get(&requirement.key), &requirement.operator, requirement.values.as_deref().unwrap_or_default())
+        holds(
+            node.labels().get(&requirement.key),
+            &requirement.operator,
+            requirement.values.as_deref().unwrap_or_default(),
+        )
     });
     fields && labels
 }

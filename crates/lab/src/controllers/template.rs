@@ -7,7 +7,9 @@ use kube::{Resource, ResourceExt};
 /// A short name for a template: the same for the same content. (FNV-1a over its JSON; the letters are those that Kubernetes uses.)
 pub fn hash(template: &PodTemplateSpec) -> String {
     let text = serde_json::to_vec(template).expect("a template is plain data");
-    let mut value = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut value = text
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     let letters = b"bcdfghjklmnpqrstvwxz2456789";
     (0..10)
         .map(|_| {
@@ -19,7 +21,12 @@ pub fn hash(template: &PodTemplateSpec) -> String {
 }
 
 /// A pod out of the owner's template.
-pub fn pod<K: Resource<DynamicType = ()> + ResourceExt>(owner: &K, template: &PodTemplateSpec, suffix: &str, extra: &[(&str, &str)]) -> Pod {
+pub fn pod<K: Resource<DynamicType = ()> + ResourceExt>(
+    owner: &K,
+    template: &PodTemplateSpec,
+    suffix: &str,
+    extra: &[(&str, &str)],
+) -> Pod {
     let metadata = template.metadata.clone().unwrap_or_default();
     let mut labels = metadata.labels.unwrap_or_default();
     labels.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
@@ -45,7 +52,12 @@ pub fn owned_by<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
 
 /// The UID of the controlling owner.
 pub fn controller_uid(metadata: &ObjectMeta) -> Option<&str> {
-    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+    metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
+        .map(|owner| owner.uid.as_str())
 }
 
 /// Whether a selector's plain labels and expressions choose these labels.

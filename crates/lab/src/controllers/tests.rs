@@ -3,8 +3,15 @@ use k8s_openapi::api::core::v1::{NodeCondition, NodeStatus, PodCondition, PodIP,
 use serde_json::{Value, json};
 
 fn node(name: &str, ready: bool) -> Arc<Node> {
-    let condition = NodeCondition { type_: "Ready".into(), status: if ready { "True" } else { "False" }.into(), ..Default::default() };
-    let mut node = Node { status: Some(NodeStatus { conditions: Some(vec![condition]), ..Default::default() }), ..Default::default() };
+    let condition = NodeCondition {
+        type_: "Ready".into(),
+        status: if ready { "True" } else { "False" }.into(),
+        ..Default::default()
+    };
+    let mut node = Node {
+        status: Some(NodeStatus { conditions: Some(vec![condition]), ..Default::default() }),
+        ..Default::default()
+    };
     node.metadata.name = Some(name.into());
     node.metadata.labels = Some([("disk".to_owned(), name.to_owned())].into());
     Arc::new(node)
@@ -69,7 +76,8 @@ fn a_daemonset_has_one_pod_on_every_ready_node_and_then_rests() {
 
 #[test]
 fn a_pod_on_its_way_out_is_waited_for() {
-    let snapshot = Snapshot { nodes: vec![node("n1", true)], daemonsets: vec![daemonset(json!(null))], ..Default::default() };
+    let snapshot =
+        Snapshot { nodes: vec![node("n1", true)], daemonsets: vec![daemonset(json!(null))], ..Default::default() };
     let mut pod = (*started(creations(&daemonset::plan(&snapshot))[0], "n1", "10.0.0.1")).clone();
     pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
     let snapshot = Snapshot { pods: vec![Arc::new(pod)], ..snapshot };
@@ -81,7 +89,8 @@ fn a_changed_template_replaces_one_pod_at_a_time() {
     let nodes = vec![node("n1", true), node("n2", true)];
     let before = Snapshot { nodes: nodes.clone(), daemonsets: vec![daemonset(json!(null))], ..Default::default() };
     let first = daemonset::plan(&before);
-    let pods: Vec<_> = creations(&first).iter().zip(["n1", "n2"]).map(|(action, node)| started(action, node, "10.0.0.1")).collect();
+    let pods: Vec<_> =
+        creations(&first).iter().zip(["n1", "n2"]).map(|(action, node)| started(action, node, "10.0.0.1")).collect();
     let changed = daemonset(json!({}));
     let mut set = (*changed).clone();
     set.spec.as_mut().unwrap().template.metadata.as_mut().unwrap().annotations = None;
@@ -93,9 +102,16 @@ fn a_changed_template_replaces_one_pod_at_a_time() {
 #[test]
 fn the_scheduler_spreads_pods_and_says_why_it_cannot() {
     let pod = |name: &str, selector: Value| -> Arc<Pod> {
-        parsed(json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"containers": [], "nodeSelector": selector}}))
+        parsed(
+            json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"containers": [], "nodeSelector": selector}}),
+        )
     };
-    let pods = vec![pod("a", json!(null)), pod("b", json!(null)), pod("c", json!({"disk": "n2"})), pod("d", json!({"disk": "none"}))];
+    let pods = vec![
+        pod("a", json!(null)),
+        pod("b", json!(null)),
+        pod("c", json!({"disk": "n2"})),
+        pod("d", json!({"disk": "none"})),
+    ];
     let snapshot = Snapshot { nodes: vec![node("n1", true), node("n2", true)], pods, ..Default::default() };
     let planned = lines(&scheduler::plan(&snapshot));
     assert_eq!(planned[..3], ["bind Pod default/a to n1", "bind Pod default/b to n2", "bind Pod default/c to n2"]);
@@ -146,23 +162,34 @@ fn a_service_has_a_slice_per_family_and_follows_readiness() {
             _ => None,
         })
         .collect();
-    assert_eq!(slices.iter().map(|slice| slice.endpoints[0].addresses[0].as_str()).collect::<Vec<_>>(), ["10.0.0.1", "fd00::1"]);
+    assert_eq!(
+        slices.iter().map(|slice| slice.endpoints[0].addresses[0].as_str()).collect::<Vec<_>>(),
+        ["10.0.0.1", "fd00::1"]
+    );
     assert_eq!(slices[0].ports.as_ref().unwrap()[0].port, Some(8080));
     assert_eq!(slices[0].endpoints[0].conditions.as_ref().unwrap().ready, Some(true));
     snapshot.slices = slices.into_iter().map(Arc::new).collect();
     assert!(lines(&endpoints::plan(&snapshot)).iter().all(|line| !line.contains("EndpointSlice")));
     snapshot.pods = vec![pod("False")];
-    let patches = lines(&endpoints::plan(&snapshot)).into_iter().filter(|line| line.starts_with("patch EndpointSlice")).count();
+    let patches =
+        lines(&endpoints::plan(&snapshot)).into_iter().filter(|line| line.starts_with("patch EndpointSlice")).count();
     assert_eq!(patches, 2);
 }
 
 #[test]
 fn a_silent_node_is_not_ready() {
-    let lease: Arc<Lease> =
-        parsed(json!({"metadata": {"name": "n1", "namespace": "kube-node-lease"}, "spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}}));
-    let at = |second: i64| "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + jiff::SignedDuration::from_secs(second);
+    let lease: Arc<Lease> = parsed(
+        json!({"metadata": {"name": "n1", "namespace": "kube-node-lease"}, "spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}}),
+    );
+    let at =
+        |second: i64| "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + jiff::SignedDuration::from_secs(second);
     for (second, silent) in [(39, 0), (41, 1)] {
-        let snapshot = Snapshot { nodes: vec![node("n1", true)], leases: vec![lease.clone()], now: at(second), ..Default::default() };
+        let snapshot = Snapshot {
+            nodes: vec![node("n1", true)],
+            leases: vec![lease.clone()],
+            now: at(second),
+            ..Default::default()
+        };
         assert_eq!(node::plan(&snapshot).len(), silent, "after {second} s");
     }
 }

@@ -36,7 +36,11 @@ pub fn start(spec: &Spec<'_>) -> Result<Process> {
     if let Some(dir) = spec.log.parent() {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    let log = fs::File::options().create(true).append(true).open(spec.log).with_context(|| format!("cannot open {}", spec.log.display()))?;
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(spec.log)
+        .with_context(|| format!("cannot open {}", spec.log.display()))?;
     let mut command = Command::new(own);
     command.arg("enter").args(["--hostname", spec.hostname]);
     if let Some(netns) = spec.netns {
@@ -78,7 +82,9 @@ pub async fn ended(process: &Process) -> i32 {
 fn exit_code(pid: Pid) -> i32 {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-        Ok(Some(status)) => status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255),
+        Ok(Some(status)) => {
+            status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255)
+        }
         _ => 255,
     }
 }

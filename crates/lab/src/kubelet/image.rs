@@ -30,7 +30,12 @@ pub fn command(container: &Container) -> Result<Vec<String>, String> {
 }
 
 /// The container's environment: literal values and the fields that a pod may refer to.
-pub fn environment(pod: &Pod, container: &Container, addresses: &[std::net::IpAddr], node: &str) -> Vec<(String, String)> {
+pub fn environment(
+    pod: &Pod,
+    container: &Container,
+    addresses: &[std::net::IpAddr],
+    node: &str,
+) -> Vec<(String, String)> {
     let list = || addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
     let field = |path: &str| match path {
         "metadata.name" => pod.name_any(),
@@ -42,7 +47,11 @@ pub fn environment(pod: &Pod, container: &Container, addresses: &[std::net::IpAd
         _ => String::new(),
     };
     let own = container.env.iter().flatten().map(|variable| {
-        let referred = variable.value_from.as_ref().and_then(|from| from.field_ref.as_ref()).map(|reference| field(&reference.field_path));
+        let referred = variable
+            .value_from
+            .as_ref()
+            .and_then(|from| from.field_ref.as_ref())
+            .map(|reference| field(&reference.field_path));
         (variable.name.clone(), variable.value.clone().or(referred).unwrap_or_default())
     });
     ["HOSTNAME", "POD_NAME"].map(|name| (name.to_owned(), pod.name_any())).into_iter().chain(own).collect()
@@ -63,6 +72,9 @@ mod tests {
         assert_eq!(own[1..], ["app", "--x"]);
         let given = command(&container("docker.io/centos/tools:7", &["sleep"], &["9"])).unwrap();
         assert_eq!(given, ["sleep", "9"]);
-        assert_eq!(command(&container("quay.io/what/ever", &[], &[])).unwrap_err(), "the lab has no image \"quay.io/what/ever\"");
+        assert_eq!(
+            command(&container("quay.io/what/ever", &[], &[])).unwrap_err(),
+            "the lab has no image \"quay.io/what/ever\""
+        );
     }
 }

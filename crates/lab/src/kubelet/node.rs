@@ -80,26 +80,32 @@ async fn beat(shared: &Shared, network: Result<(), String>) -> kube::Result<()> 
 fn status(shared: &Shared, old: &NodeStatus, network: Result<(), String>) -> NodeStatus {
     let time = Time(now());
     let condition = |kind: &str, status: &str, reason: &str, message: String| {
-        let same = old.conditions.iter().flatten().find(|condition| condition.type_ == kind && condition.status == status);
+        let same =
+            old.conditions.iter().flatten().find(|condition| condition.type_ == kind && condition.status == status);
         NodeCondition {
             type_: kind.to_owned(),
             status: status.to_owned(),
             reason: Some(reason.to_owned()),
             message: Some(message),
             last_heartbeat_time: Some(time.clone()),
-            last_transition_time: same.and_then(|condition| condition.last_transition_time.clone()).or_else(|| Some(time.clone())),
+            last_transition_time: same
+                .and_then(|condition| condition.last_transition_time.clone())
+                .or_else(|| Some(time.clone())),
         }
     };
     let ready = match network {
         Ok(()) => condition("Ready", "True", "KubeletReady", "kubelet is posting ready status".into()),
         Err(message) => {
-            let message = format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{message}");
+            let message = format!(
+                "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{message}"
+            );
             condition("Ready", "False", "KubeletNotReady", message)
         }
     };
     let addresses = shared.args.node_ip.iter().map(|ip| ("InternalIP", ip.to_string()));
     let addresses = addresses.chain([("Hostname", shared.args.node_name.clone())]);
-    let capacity = [("cpu", "2"), ("memory", "4Gi"), ("pods", "110")].map(|(key, value)| (key.to_owned(), Quantity(value.to_owned())));
+    let capacity = [("cpu", "2"), ("memory", "4Gi"), ("pods", "110")]
+        .map(|(key, value)| (key.to_owned(), Quantity(value.to_owned())));
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     NodeStatus {
         addresses: Some(addresses.map(|(type_, address)| NodeAddress { type_: type_.to_owned(), address }).collect()),
@@ -133,7 +139,8 @@ async fn renew_lease(shared: &Shared) -> kube::Result<()> {
     let patch = json!({"spec": spec});
     match leases.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
         Err(kube::Error::Api(answer)) if answer.code == 404 => {
-            let metadata = ObjectMeta { name: Some(name.clone()), namespace: Some(LEASES.into()), ..Default::default() };
+            let metadata =
+                ObjectMeta { name: Some(name.clone()), namespace: Some(LEASES.into()), ..Default::default() };
             leases.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await.map(drop)
         }
         other => other.map(drop),

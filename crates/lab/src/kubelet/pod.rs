@@ -151,7 +151,10 @@ impl Worker {
                 Ok(addresses) => record.addresses = addresses,
                 Err(error) => {
                     let undone = self.disconnect(Some(pod)).await;
-                    let also = undone.err().map(|error| format!(", failed to clean up sandbox container: {error}")).unwrap_or_default();
+                    let also = undone
+                        .err()
+                        .map(|error| format!(", failed to clean up sandbox container: {error}"))
+                        .unwrap_or_default();
                     return Err(format!(
                         "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox \"{id}\": {error}{also}"
                     ));
@@ -165,14 +168,17 @@ impl Worker {
     async fn add(&self, pod: &Pod, record: &Record, netns: &std::path::Path) -> Result<Vec<std::net::IpAddr>, String> {
         let list = self.shared.runtime.network().map_err(|error| error.to_string())?;
         let path = netns.to_owned();
-        let made = tokio::task::spawn_blocking(move || sandbox::make_netns(&path)).await.map_err(|error| error.to_string())?;
+        let made =
+            tokio::task::spawn_blocking(move || sandbox::make_netns(&path)).await.map_err(|error| error.to_string())?;
         made.map_err(|error| format!("{error:#}"))?;
         sandbox::name_netns(netns, &record.namespace, &record.name);
         let attachment = sandbox::attachment(record, netns, Some(pod));
         let result = self.shared.runtime.add(&list, &attachment).await.map_err(|error| error.to_string())?;
         let addresses = sandbox::addresses(&result);
         if addresses.is_empty() {
-            return Err(format!("failed to find network info for sandbox: the result has no address for eth0: {result}"));
+            return Err(format!(
+                "failed to find network info for sandbox: the result has no address for eth0: {result}"
+            ));
         }
         Ok(addresses)
     }
@@ -201,7 +207,8 @@ impl Worker {
     /// After a restart of the kubelet: takes up the containers that the record knows.
     fn adopt(&mut self, pod: &Arc<Pod>) {
         let Some(record) = &self.record else { return };
-        let known: Vec<(String, Process)> = record.containers.iter().map(|(name, process)| (name.clone(), process.clone())).collect();
+        let known: Vec<(String, Process)> =
+            record.containers.iter().map(|(name, process)| (name.clone(), process.clone())).collect();
         for (name, process) in known {
             if !self.containers.contains_key(&name)
                 && let Some(spec) = containers(pod).iter().find(|container| container.name == name)
@@ -247,9 +254,18 @@ impl Worker {
         let record = self.record.as_mut().ok_or(("RunContainerError", "no sandbox".to_owned()))?;
         let mut environment = image::environment(pod, spec, &record.addresses, &args.node_name);
         environment.extend(args.cluster_dns.map(|server| ("DNS_SERVER".to_owned(), server.to_string())));
-        let log = args.pod_logs_dir.join(format!("{}_{}_{}/{}/{restarts}.log", record.namespace, record.name, record.uid, spec.name));
+        let log = args
+            .pod_logs_dir
+            .join(format!("{}_{}_{}/{}/{restarts}.log", record.namespace, record.name, record.uid, spec.name));
         let hostname: String = record.name.chars().take(63).collect();
-        let what = container::Spec { command, environment, netns: record.netns.as_deref(), hostname: &hostname, log: &log, restarts };
+        let what = container::Spec {
+            command,
+            environment,
+            netns: record.netns.as_deref(),
+            hostname: &hostname,
+            log: &log,
+            restarts,
+        };
         let process = container::start(&what).map_err(|error| ("RunContainerError", format!("{error:#}")))?;
         record.containers.insert(spec.name.clone(), process.clone());
         let record = record.clone();
@@ -278,7 +294,8 @@ impl Worker {
         });
         for (probe, liveness) in [(&spec.readiness_probe, false), (&spec.liveness_probe, true)] {
             if let (Some(probe), Some(address)) = (probe, self.probe_address()) {
-                let asking = ask_again_and_again(probe.clone(), spec.clone(), address, pid, liveness, self.sender.clone());
+                let asking =
+                    ask_again_and_again(probe.clone(), spec.clone(), address, pid, liveness, self.sender.clone());
                 running.tasks.spawn(asking);
             }
         }
@@ -310,7 +327,11 @@ impl Worker {
         }
         let pause = (1_i64 << running.view.restarts.clamp(0, 4)).min(10);
         running.due = Some(Timestamp::now() + jiff::SignedDuration::from_secs(pause));
-        let message = format!("back-off {pause}s restarting failed container={name} pod={}_{}", pod.name_any(), pod.namespace().unwrap_or_default());
+        let message = format!(
+            "back-off {pause}s restarting failed container={name} pod={}_{}",
+            pod.name_any(),
+            pod.namespace().unwrap_or_default()
+        );
         self.shared.recorder.note(pod, Warning, "BackOff", message.clone());
         running.view.stage = Stage::Waiting { reason: "CrashLoopBackOff", message: Some(message) };
         running.view.last = Some(end);
@@ -328,17 +349,34 @@ impl Worker {
         if !liveness {
             running.view.ready = verdict;
         } else if !verdict {
-            self.shared.recorder.note(pod, Normal, "Killing", format!("Container {name} failed liveness probe, will be restarted"));
+            self.shared.recorder.note(
+                pod,
+                Normal,
+                "Killing",
+                format!("Container {name} failed liveness probe, will be restarted"),
+            );
             tokio::spawn(async move { container::stop(&process, Duration::from_secs(2)).await });
         }
     }
 
     /// Writes the status if it is news; whether the API server has it.
     async fn write_status(&mut self, pod: &Pod) -> bool {
-        let waiting = View { stage: Stage::Waiting { reason: "ContainerCreating", message: None }, ready: false, restarts: 0, last: None };
+        let waiting = View {
+            stage: Stage::Waiting { reason: "ContainerCreating", message: None },
+            ready: false,
+            restarts: 0,
+            last: None,
+        };
         let views: Vec<(&Container, View)> = containers(pod)
             .iter()
-            .map(|container| (container, self.containers.get(&container.name).map_or_else(|| waiting.clone(), |running| running.view.clone())))
+            .map(|container| {
+                (
+                    container,
+                    self.containers
+                        .get(&container.name)
+                        .map_or_else(|| waiting.clone(), |running| running.view.clone()),
+                )
+            })
             .collect();
         let connected = self.record.as_ref().filter(|record| record.connected);
         let known = status::Known {
@@ -370,7 +408,9 @@ impl Worker {
 
     /// The way out: processes, network, namespace, record, and the object in the API if it is still there.
     async fn leave(mut self, pod: Option<&Pod>) {
-        let grace = pod.and_then(|pod| pod.metadata.deletion_grace_period_seconds.or(pod.spec.as_ref()?.termination_grace_period_seconds));
+        let grace = pod.and_then(|pod| {
+            pod.metadata.deletion_grace_period_seconds.or(pod.spec.as_ref()?.termination_grace_period_seconds)
+        });
         let grace = Duration::from_secs(grace.unwrap_or(2).clamp(1, 30) as u64);
         let running: Vec<Process> = self.record.iter().flat_map(|record| record.containers.values().cloned()).collect();
         if let Some(pod) = pod {
@@ -407,12 +447,15 @@ impl Worker {
     async fn delete(&self, pod: &Pod) {
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &pod.namespace().unwrap_or_default());
         let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
-        let now = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..Default::default() };
+        let now =
+            DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..Default::default() };
         loop {
             match api.delete(&pod.name_any(), &now).await {
                 Ok(_) => return,
                 Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => return,
-                Err(error) => tracing::warn!(pod = pod.name_any(), %error, "cannot delete the pod's object; trying again"),
+                Err(error) => {
+                    tracing::warn!(pod = pod.name_any(), %error, "cannot delete the pod's object; trying again")
+                }
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -421,7 +464,12 @@ impl Worker {
 
 impl Running {
     fn idle() -> Self {
-        let view = View { stage: Stage::Waiting { reason: "ContainerCreating", message: None }, ready: false, restarts: 0, last: None };
+        let view = View {
+            stage: Stage::Waiting { reason: "ContainerCreating", message: None },
+            ready: false,
+            restarts: 0,
+            last: None,
+        };
         Self { view, process: None, due: None, readiness: None, liveness: None, tasks: JoinSet::new() }
     }
 }

@@ -23,7 +23,9 @@ fn port(wanted: &IntOrString, container: &Container) -> Result<u16, String> {
             .map(|port| port.container_port)
             .or_else(|| name.parse().ok()),
     };
-    number.and_then(|number| u16::try_from(number).ok()).ok_or_else(|| format!("container {} has no port {wanted:?}", container.name))
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .ok_or_else(|| format!("container {} has no port {wanted:?}", container.name))
 }
 
 /// Asks once.
@@ -40,7 +42,9 @@ pub async fn ask(probe: &Probe, container: &Container, address: IpAddr) -> Findi
         }
         Err("the lab's kubelet has only httpGet and tcpSocket probes".to_owned())
     };
-    tokio::time::timeout(limit, question).await.unwrap_or_else(|_| Err(format!("no answer from {address} within {} s", limit.as_secs())))
+    tokio::time::timeout(limit, question)
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer from {address} within {} s", limit.as_secs())))
 }
 
 async fn http(get: &HTTPGetAction, to: SocketAddr) -> Finding {
@@ -48,8 +52,14 @@ async fn http(get: &HTTPGetAction, to: SocketAddr) -> Finding {
     let url = format!("http://{to}{path}");
     let failed = |error: std::io::Error| format!("Get {url:?}: {error}");
     let mut stream = TcpStream::connect(to).await.map_err(failed)?;
-    let extra = get.http_headers.iter().flatten().map(|header| format!("{}: {}\r\n", header.name, header.value)).collect::<String>();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: kube-probe/lab\r\nConnection: close\r\n{extra}\r\n");
+    let extra = get
+        .http_headers
+        .iter()
+        .flatten()
+        .map(|header| format!("{}: {}\r\n", header.name, header.value))
+        .collect::<String>();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: kube-probe/lab\r\nConnection: close\r\n{extra}\r\n");
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut answer = [0; 64];
     let mut length = 0;
@@ -79,7 +89,12 @@ pub struct Judge {
 impl Judge {
     /// A judge that begins with that verdict.
     pub fn new(probe: &Probe, good: bool) -> Self {
-        Self { good, run: 0, success_threshold: probe.success_threshold.unwrap_or(1), failure_threshold: probe.failure_threshold.unwrap_or(3) }
+        Self {
+            good,
+            run: 0,
+            success_threshold: probe.success_threshold.unwrap_or(1),
+            failure_threshold: probe.failure_threshold.unwrap_or(3),
+        }
     }
 
     /// Takes a finding; the new verdict if it turned.
@@ -117,7 +132,11 @@ mod tests {
 
     #[test]
     fn a_port_may_be_named() {
-        let ports = Some(vec![k8s_openapi::api::core::v1::ContainerPort { name: Some("http".into()), container_port: 80, ..Default::default() }]);
+        let ports = Some(vec![k8s_openapi::api::core::v1::ContainerPort {
+            name: Some("http".into()),
+            container_port: 80,
+            ..Default::default()
+        }]);
         let container = Container { name: "c".into(), ports, ..Default::default() };
         assert_eq!(port(&IntOrString::String("http".into()), &container), Ok(80));
         assert_eq!(port(&IntOrString::Int(8080), &container), Ok(8080));

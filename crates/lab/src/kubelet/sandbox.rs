@@ -100,7 +100,9 @@ pub fn attachment(record: &Record, netns: &Path, pod: Option<&Pod>) -> Attachmen
 /// Capability arguments: host ports, bandwidth annotations, and the pod's annotations, as containerd passes them.
 fn capabilities(pod: &Pod) -> Map<String, Value> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let ports = containers.flat_map(|container| container.ports.iter().flatten()).filter(|port| port.host_port.is_some_and(|port| port > 0));
+    let ports = containers
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter(|port| port.host_port.is_some_and(|port| port > 0));
     let mappings: Vec<Value> = ports
         .map(|port| {
             let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
@@ -168,7 +170,10 @@ mod tests {
     #[test]
     fn a_namespace_is_named_after_the_sandbox() {
         let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-        assert_eq!(netns_path(Path::new("/run/netns"), id), Path::new("/run/netns/cni-01234567-89ab-cdef-0123-456789abcdef"));
+        assert_eq!(
+            netns_path(Path::new("/run/netns"), id),
+            Path::new("/run/netns/cni-01234567-89ab-cdef-0123-456789abcdef")
+        );
         assert_eq!(new_id().unwrap().len(), 64);
     }
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition,
-    PodIP, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -70,23 +70,33 @@ pub struct Known<'a> {
 pub fn of(pod: &Pod, known: &Known<'_>) -> PodStatus {
     let old = pod.status.clone().unwrap_or_default();
     let sandbox_up = !known.addresses.is_empty();
-    let all_ready = !known.containers.is_empty() && known.containers.iter().all(|(_, view)| view.ready && matches!(view.stage, Stage::Running { .. }));
-    let waiting_for: Vec<&str> =
-        known.containers.iter().filter(|(_, view)| !view.ready || !matches!(view.stage, Stage::Running { .. })).map(|(c, _)| c.name.as_str()).collect();
-    let mut conditions: Vec<PodCondition> = old.conditions.iter().flatten().filter(|condition| condition.type_ == "PodScheduled").cloned().collect();
+    let all_ready = !known.containers.is_empty()
+        && known.containers.iter().all(|(_, view)| view.ready && matches!(view.stage, Stage::Running { .. }));
+    let waiting_for: Vec<&str> = known
+        .containers
+        .iter()
+        .filter(|(_, view)| !view.ready || !matches!(view.stage, Stage::Running { .. }))
+        .map(|(c, _)| c.name.as_str())
+        .collect();
+    let mut conditions: Vec<PodCondition> =
+        old.conditions.iter().flatten().filter(|condition| condition.type_ == "PodScheduled").cloned().collect();
     let mut set = |kind: &str, good: bool, why: Option<(&str, String)>| {
         let status = if good { "True" } else { "False" };
-        let same = old.conditions.iter().flatten().find(|condition| condition.type_ == kind && condition.status == status);
+        let same =
+            old.conditions.iter().flatten().find(|condition| condition.type_ == kind && condition.status == status);
         conditions.push(PodCondition {
             type_: kind.to_owned(),
             status: status.to_owned(),
-            last_transition_time: same.and_then(|condition| condition.last_transition_time.clone()).or(Some(Time(known.now))),
+            last_transition_time: same
+                .and_then(|condition| condition.last_transition_time.clone())
+                .or(Some(Time(known.now))),
             reason: why.as_ref().map(|(reason, _)| (*reason).to_owned()),
             message: why.map(|(_, message)| message),
             ..Default::default()
         });
     };
-    let unready = || Some(("ContainersNotReady", format!("containers with unready status: [{}]", waiting_for.join(" "))));
+    let unready =
+        || Some(("ContainersNotReady", format!("containers with unready status: [{}]", waiting_for.join(" "))));
     set("PodReadyToStartContainers", sandbox_up, None);
     set("Initialized", true, None);
     set("ContainersReady", all_ready, if all_ready { None } else { unready() });
@@ -101,7 +111,9 @@ pub fn of(pod: &Pod, known: &Known<'_>) -> PodStatus {
         pod_ip: known.addresses.first().map(ToString::to_string),
         pod_ips: (!known.addresses.is_empty()).then(|| known.addresses.iter().map(own).collect()),
         start_time: old.start_time.or(Some(Time(known.now))),
-        container_statuses: Some(known.containers.iter().map(|(container, view)| container_status(container, view, known.sandbox)).collect()),
+        container_statuses: Some(
+            known.containers.iter().map(|(container, view)| container_status(container, view, known.sandbox)).collect(),
+        ),
         qos_class: Some("BestEffort".into()),
         observed_generation: old.observed_generation,
         ..Default::default()
@@ -112,7 +124,10 @@ pub fn of(pod: &Pod, known: &Known<'_>) -> PodStatus {
 fn phase(pod: &Pod, containers: &[(&Container, View)]) -> &'static str {
     let ended = |view: &View| matches!(view.stage, Stage::Ended(_));
     let restarts = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always") == "Always";
-    if !containers.is_empty() && containers.iter().all(|(_, view)| ended(view)) && (!restarts || pod.metadata.deletion_timestamp.is_some()) {
+    if !containers.is_empty()
+        && containers.iter().all(|(_, view)| ended(view))
+        && (!restarts || pod.metadata.deletion_timestamp.is_some())
+    {
         let failed = |view: &View| matches!(&view.stage, Stage::Ended(end) if end.code != 0);
         return if containers.iter().any(|(_, view)| failed(view)) { "Failed" } else { "Succeeded" };
     }
@@ -146,7 +161,10 @@ fn container_status(container: &Container, view: &View, sandbox: Option<&str>) -
         started: Some(running),
         restart_count: view.restarts,
         state: Some(state),
-        last_state: view.last.as_ref().map(|end| ContainerState { terminated: Some(terminated(end)), ..Default::default() }),
+        last_state: view
+            .last
+            .as_ref()
+            .map(|end| ContainerState { terminated: Some(terminated(end)), ..Default::default() }),
         ..Default::default()
     }
 }
@@ -159,10 +177,21 @@ mod tests {
         let spec = k8s_openapi::api::core::v1::PodSpec { restart_policy: Some(policy.into()), ..Default::default() };
         let pod = Pod { spec: Some(spec), ..Default::default() };
         let container = Container { name: "c".into(), ..Default::default() };
-        let views: Vec<_> =
-            stages.iter().map(|(stage, ready)| (&container, View { stage: stage.clone(), ready: *ready, restarts: 0, last: None })).collect();
+        let views: Vec<_> = stages
+            .iter()
+            .map(|(stage, ready)| (&container, View { stage: stage.clone(), ready: *ready, restarts: 0, last: None }))
+            .collect();
         let addresses = ["10.0.0.1".parse().unwrap()];
-        of(&pod, &Known { node_addresses: &[], addresses: &addresses, sandbox: None, containers: &views, now: Timestamp::UNIX_EPOCH })
+        of(
+            &pod,
+            &Known {
+                node_addresses: &[],
+                addresses: &addresses,
+                sandbox: None,
+                containers: &views,
+                now: Timestamp::UNIX_EPOCH,
+            },
+        )
     }
 
     #[test]

@@ -74,6 +74,8 @@ mod tests {
     fn a_node_without_endpoints_is_not_healthy() {
         assert!(answer("default/web", 1).starts_with("HTTP/1.1 200 OK\r\n"));
         assert!(answer("default/web", 0).starts_with("HTTP/1.1 503 "));
-        assert!(answer("default/web", 2).ends_with(r#"{"localEndpoints":2,"service":{"name":"web","namespace":"default"},"serviceProxyHealthy":true}"#));
+        assert!(answer("default/web", 2).ends_with(
+            r#"{"localEndpoints":2,"service":{"name":"web","namespace":"default"},"serviceProxyHealthy":true}"#
+        ));
     }
 }

@@ -88,9 +88,16 @@ pub fn ports(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &st
 
 fn ports_of(service: &Service, slices: &[Arc<EndpointSlice>], node: &str) -> Vec<Port> {
     let Some(spec) = &service.spec else { return Vec::new() };
-    let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.clone()).unwrap_or_default();
-    let virtual_addresses = ingress.into_iter().filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy")).filter_map(|ingress| ingress.ip);
-    let external: Vec<IpAddr> = virtual_addresses.chain(spec.external_ips.clone().unwrap_or_default()).filter_map(|ip| ip.parse().ok()).collect();
+    let ingress =
+        service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.clone()).unwrap_or_default();
+    let virtual_addresses = ingress
+        .into_iter()
+        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip);
+    let external: Vec<IpAddr> = virtual_addresses
+        .chain(spec.external_ips.clone().unwrap_or_default())
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
     let cluster_ips = spec.cluster_ips.iter().flatten().filter_map(|ip| ip.parse::<IpAddr>().ok());
     let mut found = Vec::new();
     for cluster_ip in cluster_ips {
@@ -102,7 +109,11 @@ fn ports_of(service: &Service, slices: &[Arc<EndpointSlice>], node: &str) -> Vec
                 cluster_ip,
                 port: port.port as u16,
                 node_port: port.node_port.filter(|number| *number > 0).map(|number| number as u16),
-                external: external.iter().copied().filter(|address| address.is_ipv4() == cluster_ip.is_ipv4()).collect(),
+                external: external
+                    .iter()
+                    .copied()
+                    .filter(|address| address.is_ipv4() == cluster_ip.is_ipv4())
+                    .collect(),
                 external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
                 internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
                 health_check: spec.health_check_node_port.filter(|number| *number > 0).map(|number| number as u16),
@@ -122,7 +133,13 @@ fn protocol(port: &ServicePort) -> Protocol {
 }
 
 /// Ready endpoints; if there is none, those that still serve on their way out.
-fn endpoints(service: &Service, port: &ServicePort, cluster_ip: IpAddr, slices: &[Arc<EndpointSlice>], node: &str) -> Vec<Endpoint> {
+fn endpoints(
+    service: &Service,
+    port: &ServicePort,
+    cluster_ip: IpAddr,
+    slices: &[Arc<EndpointSlice>],
+    node: &str,
+) -> Vec<Endpoint> {
     let family = if cluster_ip.is_ipv4() { "IPv4" } else { "IPv6" };
     let of_service = |slice: &&Arc<EndpointSlice>| {
         slice.namespace() == service.namespace()
@@ -147,11 +164,15 @@ fn endpoints(service: &Service, port: &ServicePort, cluster_ip: IpAddr, slices: 
         found.dedup();
         found
     };
-    let ready = collect(|endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready.unwrap_or(true)));
+    let ready =
+        collect(|endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready.unwrap_or(true)));
     if !ready.is_empty() {
         return ready;
     }
     collect(|endpoint| {
-        endpoint.conditions.as_ref().is_some_and(|conditions| conditions.serving == Some(true) && conditions.terminating == Some(true))
+        endpoint
+            .conditions
+            .as_ref()
+            .is_some_and(|conditions| conditions.serving == Some(true) && conditions.terminating == Some(true))
     })
 }

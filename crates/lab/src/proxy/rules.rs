@@ -45,7 +45,10 @@ impl Family<'_> {
         }
         self.services(text, ports)?;
         self.refusals(text, ports)?;
-        writeln!(text, "\tchain nat-prerouting {{ type nat hook prerouting priority dstnat; policy accept; jump services; }}")?;
+        writeln!(
+            text,
+            "\tchain nat-prerouting {{ type nat hook prerouting priority dstnat; policy accept; jump services; }}"
+        )?;
         writeln!(text, "\tchain nat-output {{ type nat hook output priority -100; policy accept; jump services; }}")?;
         writeln!(
             text,
@@ -55,8 +58,14 @@ impl Family<'_> {
             text,
             "\tchain filter-forward {{\n\t\ttype filter hook forward priority filter; policy accept;\n\t\tct state invalid drop\n\t\tct state new jump refusals\n\t}}"
         )?;
-        writeln!(text, "\tchain filter-input {{ type filter hook input priority filter; policy accept; ct state new jump refusals; }}")?;
-        writeln!(text, "\tchain filter-output {{ type filter hook output priority filter; policy accept; ct state new jump refusals; }}")?;
+        writeln!(
+            text,
+            "\tchain filter-input {{ type filter hook input priority filter; policy accept; ct state new jump refusals; }}"
+        )?;
+        writeln!(
+            text,
+            "\tchain filter-output {{ type filter hook output priority filter; policy accept; ct state new jump refusals; }}"
+        )?;
         writeln!(text, "}}")
     }
 
@@ -84,7 +93,11 @@ impl Family<'_> {
         for cidr in &self.cidrs {
             writeln!(text, "\t\t{word} saddr != {cidr} meta mark set meta mark | {MASQUERADE} comment \"{label}\"")?;
         }
-        writeln!(text, "\t\t{}\n\t}}", if port.internal_local { spread(index, &local) } else { format!("goto all-{index}") })?;
+        writeln!(
+            text,
+            "\t\t{}\n\t}}",
+            if port.internal_local { spread(index, &local) } else { format!("goto all-{index}") }
+        )?;
         writeln!(text, "\tchain external-{index} {{")?;
         if port.external_local {
             for cidr in &self.cidrs {
@@ -112,7 +125,10 @@ impl Family<'_> {
         let loopback = if self.v4 { "127.0.0.0/8" } else { "::1" };
         for (index, port, number) in usable().filter_map(|(index, port)| Some((index, port, port.node_port?))) {
             let protocol = port.protocol.word();
-            writeln!(text, "\t\tfib daddr type local {word} daddr != {loopback} {protocol} dport {number} goto external-{index}")?;
+            writeln!(
+                text,
+                "\t\tfib daddr type local {word} daddr != {loopback} {protocol} dport {number} goto external-{index}"
+            )?;
         }
         writeln!(text, "\t}}")
     }
@@ -147,7 +163,8 @@ fn spread(index: usize, numbers: &[usize]) -> String {
         [] => "return".into(),
         [only] => format!("goto endpoint-{index}-{only}"),
         many => {
-            let ways: Vec<String> = many.iter().enumerate().map(|(at, number)| format!("{at} : goto endpoint-{index}-{number}")).collect();
+            let ways: Vec<String> =
+                many.iter().enumerate().map(|(at, number)| format!("{at} : goto endpoint-{index}-{number}")).collect();
             format!("numgen random mod {} vmap {{ {} }}", many.len(), ways.join(", "))
         }
     }

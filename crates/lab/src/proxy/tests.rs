@@ -82,17 +82,20 @@ fn endpoints_on_their_way_out_serve_only_when_there_is_no_other() {
 
 #[test]
 fn families_do_not_mix() {
-    let both = service(json!({"clusterIPs": ["10.233.0.9", "fd00:10:233::9"], "ports": [{"name": "http", "port": 80}]}));
+    let both =
+        service(json!({"clusterIPs": ["10.233.0.9", "fd00:10:233::9"], "ports": [{"name": "http", "port": 80}]}));
     let six = slice("IPv6", &[("fd00::1", "n1", true, true, false)]);
     let ports = model::ports(&[both], &[two(), six], "n1");
-    let shown: Vec<(String, usize)> = ports.iter().map(|port| (port.cluster_ip.to_string(), port.endpoints.len())).collect();
+    let shown: Vec<(String, usize)> =
+        ports.iter().map(|port| (port.cluster_ip.to_string(), port.endpoints.len())).collect();
     assert_eq!(shown, [("10.233.0.9".to_owned(), 2), ("fd00:10:233::9".to_owned(), 1)]);
     assert!(rules::ruleset(&ports, &[]).contains("dnat to [fd00::1]:8080"));
 }
 
 #[test]
 fn the_health_check_counts_endpoints_of_this_node() {
-    let ports = model::ports(&[web(json!({"externalTrafficPolicy": "Local", "healthCheckNodePort": 31000}))], &[two()], "n1");
+    let ports =
+        model::ports(&[web(json!({"externalTrafficPolicy": "Local", "healthCheckNodePort": 31000}))], &[two()], "n1");
     assert_eq!(local_endpoints(&ports), BTreeMap::from([(31000, ("default/web".to_owned(), 1))]));
 }
 

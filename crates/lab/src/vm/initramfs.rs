@@ -74,7 +74,12 @@ mod tests {
         archive.add("bin", 0o040_755, &[]);
         archive.add("bin/a", 0o100_755, b"hello");
         archive.add("b", 0o100_644, &[7; 4097]);
-        let mut cpio = Command::new("cpio").args(["-itv", "--quiet"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut cpio = Command::new("cpio")
+            .args(["-itv", "--quiet"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         cpio.stdin.take().unwrap().write_all(&archive.finished()).unwrap();
         let listing = String::from_utf8(cpio.wait_with_output().unwrap().stdout).unwrap();
         let rows: Vec<Vec<&str>> = listing.lines().map(|line| line.split_whitespace().collect()).collect();

@@ -93,8 +93,12 @@ fn fetch(cache: &Path, dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<()>
         .find_map(|line| line.trim().strip_prefix("Depends: "))
         .context("apt knows no linux-image-amd64; run apt-get update, or add Debian's main component to its sources")?;
     progress(&format!("fetching {package} (about 70 MB, once)"));
-    output(Command::new("apt-get").args(["-qq", "-o", "APT::Sandbox::User=root", "download", package]).current_dir(&part))?;
-    let deb = fs::read_dir(&part)?.filter_map(|entry| Some(entry.ok()?.path())).find(|path| path.extension().is_some_and(|e| e == "deb"));
+    output(
+        Command::new("apt-get").args(["-qq", "-o", "APT::Sandbox::User=root", "download", package]).current_dir(&part),
+    )?;
+    let deb = fs::read_dir(&part)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|e| e == "deb"));
     let deb = deb.with_context(|| format!("apt-get download {package} left no package in {}", part.display()))?;
     progress("unpacking the kernel");
     output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&part))?;
@@ -109,11 +113,15 @@ fn fetch(cache: &Path, dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<()>
 fn version(dir: &Path) -> Result<String> {
     let boot = dir.join("boot");
     let names = fs::read_dir(&boot).with_context(|| format!("no kernel in {}", boot.display()))?;
-    let mut versions: Vec<String> =
-        names.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("vmlinuz-").map(str::to_owned)).collect();
+    let mut versions: Vec<String> = names
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("vmlinuz-").map(str::to_owned))
+        .collect();
     versions.sort();
     // The cloud flavour has no 9p.
-    versions.into_iter().rfind(|version| !version.contains("cloud")).with_context(|| format!("no vmlinuz in {}", boot.display()))
+    versions
+        .into_iter()
+        .rfind(|version| !version.contains("cloud"))
+        .with_context(|| format!("no vmlinuz in {}", boot.display()))
 }
 
 /// Takes the ELF image out of the packed kernel, so that the guest need not do it at each start. A kernel packed otherwise stays as it is.
@@ -124,7 +132,11 @@ fn unpack_elf(dir: &Path, version: &str) -> Result<()> {
         let payload = dir.join("payload");
         fs::write(&payload, &packed[at..])?;
         // What follows the payload is not packed: the tool says so after it has written all.
-        let elf = Command::new(tool).arg("-dcq").stdin(fs::File::open(&payload)?).stderr(std::process::Stdio::null()).output();
+        let elf = Command::new(tool)
+            .arg("-dcq")
+            .stdin(fs::File::open(&payload)?)
+            .stderr(std::process::Stdio::null())
+            .output();
         fs::remove_file(&payload)?;
         if let Ok(elf) = elf
             && elf.stdout.starts_with(b"\x7fELF")
@@ -140,7 +152,11 @@ fn unpack_elf(dir: &Path, version: &str) -> Result<()> {
 fn output(command: &mut Command) -> Result<Vec<u8>> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("cannot start {name}"))?;
-    ensure!(!output.stdout.is_empty() || output.status.success(), "{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    ensure!(
+        !output.stdout.is_empty() || output.status.success(),
+        "{name} failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     if !output.status.success() {
         bail!("{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

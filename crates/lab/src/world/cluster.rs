@@ -62,10 +62,12 @@ impl World {
         let lab = self.state.program("spiderpool-lab");
         let net = Netns::named(format!("{PREFIX}master")).path();
         let listen = options.api_listen.to_string();
-        let forward = Process::new("forward", &lab).args(["forward", "--listen", &listen, "--to", API_SERVER, "--net"]).arg(&net);
+        let forward =
+            Process::new("forward", &lab).args(["forward", "--listen", &listen, "--to", API_SERVER, "--net"]).arg(&net);
         self.start(forward)?;
         self.until_printed("forward", "forwarding")?;
-        let here = inside.replace(&format!("https://{API_SERVER}"), &format!("https://127.0.0.1:{}", options.api_listen.port()));
+        let here = inside
+            .replace(&format!("https://{API_SERVER}"), &format!("https://127.0.0.1:{}", options.api_listen.port()));
         let file = self.kubeconfig();
         fs::write(&file, here).with_context(|| format!("cannot write {}", file.display()))
     }
@@ -85,7 +87,11 @@ impl World {
             .env("SPIDERPOOL_MULTUS_CONFIG_ENABLED", "true")
             .env("SPIDERPOOL_COORDINATOR_ENABLED", "true");
         self.start(controller)?;
-        let manager = Process::new("controller-manager", &lab).on("master").args(["controller-manager", "--kubeconfig", KUBECONFIG]);
+        let manager = Process::new("controller-manager", &lab).on("master").args([
+            "controller-manager",
+            "--kubeconfig",
+            KUBECONFIG,
+        ]);
         self.start(manager)?;
         let cloud = Process::new("cloud-controller", &lab)
             .on("master")
@@ -116,7 +122,8 @@ impl World {
         }
         for entry in fs::read_dir(MAIN_PLUGINS).with_context(|| format!("cannot read {MAIN_PLUGINS}"))? {
             let entry = entry?;
-            symlink(entry.path(), bin.join(entry.file_name())).with_context(|| format!("cannot link {}", entry.path().display()))?;
+            symlink(entry.path(), bin.join(entry.file_name()))
+                .with_context(|| format!("cannot link {}", entry.path().display()))?;
         }
         let list = serde_json::json!({
             "cniVersion": "1.0.0",
@@ -141,13 +148,27 @@ impl World {
         self.start(agent)?;
         let instance = self.config.instance(node).with_context(|| format!("the cloud has no instance {node}"))?;
         let addresses: Vec<String> = instance.nics[0].primary.iter().map(ToString::to_string).collect();
-        let kubelet = Process::new(&format!("kubelet-{node}"), &lab)
-            .on(node)
-            .args(["kubelet", "--kubeconfig", KUBECONFIG, "--node-name", node, "--node-ip", &addresses.join(","), "--cluster-dns", CLUSTER_DNS]);
+        let kubelet = Process::new(&format!("kubelet-{node}"), &lab).on(node).args([
+            "kubelet",
+            "--kubeconfig",
+            KUBECONFIG,
+            "--node-name",
+            node,
+            "--node-ip",
+            &addresses.join(","),
+            "--cluster-dns",
+            CLUSTER_DNS,
+        ]);
         self.start(kubelet)?;
-        let proxy = Process::new(&format!("kube-proxy-{node}"), &lab)
-            .on(node)
-            .args(["kube-proxy", "--kubeconfig", KUBECONFIG, "--node-name", node, "--cluster-cidr", POD_CIDRS]);
+        let proxy = Process::new(&format!("kube-proxy-{node}"), &lab).on(node).args([
+            "kube-proxy",
+            "--kubeconfig",
+            KUBECONFIG,
+            "--node-name",
+            node,
+            "--cluster-cidr",
+            POD_CIDRS,
+        ]);
         self.start(proxy)
     }
 
@@ -175,7 +196,11 @@ impl World {
         let listed = nodes.list(&Default::default()).await.map(|list| list.items).unwrap_or_default();
         for name in NODES {
             let node = listed.iter().find(|node| node.name_any() == name);
-            let conditions = node.and_then(|node| node.status.as_ref()).and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+            let conditions = node
+                .and_then(|node| node.status.as_ref())
+                .and_then(|status| status.conditions.as_ref())
+                .into_iter()
+                .flatten();
             if !conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
                 missing.push(format!("node {name}"));
             }
@@ -205,7 +230,10 @@ async fn webhooks_answer(client: &Client) -> bool {
 fn custom_resources(repository: &Path) -> Result<Vec<kube::api::DynamicObject>> {
     let dir = repository.join("charts/spiderpool/crds");
     let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .collect();
     files.sort();
     let mut objects = Vec::new();
     for file in files {
@@ -220,8 +248,14 @@ async fn until_established(client: &Client, names: &[String]) -> Result<()> {
     loop {
         let list = api.list(&Default::default()).await?.items;
         let established = |name: &&String| {
-            let conditions = list.iter().find(|crd| crd.name_any() == **name).and_then(|crd| crd.status.as_ref()?.conditions.clone());
-            conditions.into_iter().flatten().any(|condition| condition.type_ == "Established" && condition.status == "True")
+            let conditions = list
+                .iter()
+                .find(|crd| crd.name_any() == **name)
+                .and_then(|crd| crd.status.as_ref()?.conditions.clone());
+            conditions
+                .into_iter()
+                .flatten()
+                .any(|condition| condition.type_ == "Established" && condition.status == "True")
         };
         let waiting: Vec<&String> = names.iter().filter(|name| !established(name)).collect();
         if waiting.is_empty() {

@@ -38,7 +38,8 @@ fn documents(text: &str) -> Vec<String> {
             last.push('\n');
         }
     }
-    let has_content = |document: &String| document.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    let has_content =
+        |document: &String| document.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
     found.into_iter().filter(has_content).collect()
 }
 
@@ -68,7 +69,10 @@ pub async fn apply(client: &Client, object: &DynamicObject) -> Result<(String, A
         Ok(_) => Ok((shown, Applied::Created)),
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let before = api.get(&name).await.with_context(|| shown.clone())?.resource_version();
-            let after = api.patch(&name, &PatchParams::default(), &Patch::Merge(&wanted)).await.with_context(|| shown.clone())?;
+            let after = api
+                .patch(&name, &PatchParams::default(), &Patch::Merge(&wanted))
+                .await
+                .with_context(|| shown.clone())?;
             Ok((shown, if after.resource_version() == before { Applied::Unchanged } else { Applied::Configured }))
         }
         Err(error) => Err(error).with_context(|| format!("cannot create {shown}")),

@@ -57,7 +57,14 @@ impl Output {
 
     /// Standard output of a command that must succeed.
     pub fn expect_success(self) -> Result<String> {
-        anyhow::ensure!(self.succeeded(), "`{}`: exit code {:?}: {}{}", self.command, self.code, self.stdout.trim(), self.stderr.trim());
+        anyhow::ensure!(
+            self.succeeded(),
+            "`{}`: exit code {:?}: {}{}",
+            self.command,
+            self.code,
+            self.stdout.trim(),
+            self.stderr.trim()
+        );
         Ok(self.stdout)
     }
 }
@@ -117,7 +124,12 @@ impl Exec {
             }
             std::thread::sleep(Duration::from_millis(5));
         };
-        Ok(Output { command: shown, code: status.and_then(|status| status.code()), stdout: text(stdout), stderr: text(stderr) })
+        Ok(Output {
+            command: shown,
+            code: status.and_then(|status| status.code()),
+            stdout: text(stdout),
+            stderr: text(stderr),
+        })
     }
 }
 

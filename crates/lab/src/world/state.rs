@@ -131,7 +131,9 @@ impl State {
         let file = Self::file(&self.dir);
         let part = file.with_extension("part");
         let text = serde_json::to_vec_pretty(self).context("cannot write the state")?;
-        fs::write(&part, text).and_then(|()| fs::rename(&part, &file)).with_context(|| format!("cannot write {}", file.display()))
+        fs::write(&part, text)
+            .and_then(|()| fs::rename(&part, &file))
+            .with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// A program of the product or the lab.
@@ -146,7 +148,10 @@ impl State {
 
     /// The process of that name.
     pub fn process(&self, name: &str) -> Result<&Process> {
-        self.processes.iter().find(|process| process.name == name).with_context(|| format!("the world has no process {name}"))
+        self.processes
+            .iter()
+            .find(|process| process.name == name)
+            .with_context(|| format!("the world has no process {name}"))
     }
 
     /// The id of a node's first process.
@@ -156,7 +161,11 @@ impl State {
 
     /// Starts a process, or one of that name again. It leads a session's group of its own and outlives this process.
     pub fn start(&mut self, mut process: Process) -> Result<()> {
-        let log = fs::File::options().create(true).append(true).open(self.log_file(&process.name)).context("cannot open a log")?;
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file(&process.name))
+            .context("cannot open a log")?;
         let net = process.net.as_ref().map(|name| Netns::named(format!("{PREFIX}{name}")).path());
         let anchor = process.node.as_ref().map(|node| self.anchor(node)).transpose()?;
         let mut command = Command::new(self.program("spiderpool-lab"));
@@ -165,7 +174,8 @@ impl State {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).current_dir("/");
         let child = command.spawn().with_context(|| format!("cannot start {}", process.name))?;
         process.pid = child.id();
-        process.ticks = start_ticks(process.pid).with_context(|| format!("{} ended at once: {}", process.name, self.tail(&process.name)))?;
+        process.ticks = start_ticks(process.pid)
+            .with_context(|| format!("{} ended at once: {}", process.name, self.tail(&process.name)))?;
         processes::reap(child);
         self.processes.retain(|other| other.name != process.name);
         self.processes.push(process);
@@ -187,8 +197,13 @@ impl State {
 
     /// Ends all processes and everything else that lives in the nodes' mounts; returns what could not be ended.
     pub fn end_processes(&self) -> Vec<anyhow::Error> {
-        let inside: Vec<u32> = super::NODES.iter().filter_map(|node| self.anchor(node).ok()).flat_map(processes::sharing_mounts_with).collect();
-        let (nodes, others): (Vec<&Process>, Vec<&Process>) = self.processes.iter().partition(|process| process.name.starts_with("node-"));
+        let inside: Vec<u32> = super::NODES
+            .iter()
+            .filter_map(|node| self.anchor(node).ok())
+            .flat_map(processes::sharing_mounts_with)
+            .collect();
+        let (nodes, others): (Vec<&Process>, Vec<&Process>) =
+            self.processes.iter().partition(|process| process.name.starts_with("node-"));
         for process in others.iter().rev() {
             send(process, Signal::TERM);
         }
