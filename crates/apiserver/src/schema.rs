@@ -17,6 +17,7 @@ mod check;
 pub(crate) mod crd;
 mod default;
 pub(crate) mod duplicates;
+mod fields;
 pub(crate) mod format;
 mod lists;
 pub(crate) mod meta;

@@ -306,7 +306,7 @@ const RESERVED: [&str; 21] = [
 ];
 
 /// A field name as a rule spells it.
-fn escaped(name: &str) -> String {
+pub(crate) fn escaped(name: &str) -> String {
     if RESERVED.contains(&name) {
         return format!("__{name}__");
     }

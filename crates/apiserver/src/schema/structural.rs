@@ -5,7 +5,7 @@
 
 use super::cause::{Cause, child, index, key};
 use super::node::{Node, Pattern, strings};
-use super::rules;
+use super::{fields, rules};
 use serde_json::Value;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -351,14 +351,19 @@ fn validations(path: &str, schema: &Value, uncorrelated: Option<&str>, causes: &
         if !text("fieldPath").is_empty() && !refers(schema, text("fieldPath")) {
             causes.push(Cause::invalid_text(child(&at, "fieldPath"), text("fieldPath"), "must be a valid path"));
         }
-        expression_is_sound(&at, rule, expression, uncorrelated, causes);
+        expression_is_sound(&at, rule, schema, uncorrelated, causes);
     }
 }
 
-fn expression_is_sound(at: &str, rule: &Value, expression: &str, uncorrelated: Option<&str>, causes: &mut Vec<Cause>) {
+fn expression_is_sound(at: &str, rule: &Value, schema: &Value, uncorrelated: Option<&str>, causes: &mut Vec<Cause>) {
+    let expression = rule["rule"].as_str().unwrap_or_default().trim();
     match rules::compile(expression) {
         Err(error) => causes.push(Cause::invalid(child(at, "rule"), rule, format!("compilation failed: {error}"))),
         Ok(program) => {
+            if let Some(field) = fields::undefined(program.expression(), schema, rule["optionalOldSelf"] == true) {
+                let detail = format!("compilation failed: ERROR: <input>: undefined field '{field}'");
+                causes.push(Cause::invalid(child(at, "rule"), rule, detail));
+            }
             let transition = program.references().has_variable("oldSelf");
             if let (true, Some(within)) = (transition, uncorrelated) {
                 let detail =

@@ -49,7 +49,7 @@ async fn unsound_definitions_are_refused_with_their_paths() {
     let api = Api::new().await;
     type Change = fn(&mut Value);
     let schema = "spec.validation.openAPIV3Schema";
-    let rows: [(Change, String, &str); 9] = [
+    let rows: [(Change, String, &str); 10] = [
         (
             |c| c["metadata"]["name"] = "wrong.name.example.org".into(),
             "metadata.name".into(),
@@ -96,6 +96,14 @@ async fn unsound_definitions_are_refused_with_their_paths() {
             },
             format!("{schema}.properties[spec].properties[a].pattern"),
             "Invalid value: \"(\": must be a valid regular expression, but isn't: ",
+        ),
+        (
+            |c| {
+                c["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
+                    json!([{"rule": "self.other == 'x'"}])
+            },
+            format!("{schema}.properties[spec].x-kubernetes-validations[0].rule"),
+            "undefined field 'other'",
         ),
         (
             |c| c["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.other"}]),
