@@ -18,7 +18,7 @@ fn rate(what: &str, count: usize, took: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures"]
-async fn creates_lists_and_deletes() {
+async fn measure_creates_lists_and_deletes() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::open(Options { data_dir: Some(dir.path().into()), ..Options::default() }).await.unwrap();
     let client = Client::new(server.router(), "default");
