@@ -1,4 +1,4 @@
-//! `tuneSysctlConfig`: kernel settings that nodes with many underlay pods need (`spec/config.md` §4.1 of upstream's contract).
+//! `tuneSysctlConfig`: kernel settings that nodes with many underlay pods need (upstream's contract: config, §4.1).
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Flags and environment (`spec/config.md` §2, §3 and §5 of upstream's contract), checked together once.
+//! Flags and environment (upstream's contract: config, §2, §3 and §5), checked together once.
 
 use std::{path::PathBuf, time::Duration};
 

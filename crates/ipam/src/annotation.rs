@@ -1,4 +1,4 @@
-//! What pod and namespace annotations say (`spec/annotations.md`).
+//! What pod and namespace annotations say (upstream's contract: annotations).
 //!
 //! The values are JSON texts that were written for Go's decoder: unknown members are ignored, names match
 //! regardless of case, `null` is absent, of duplicate members the last one counts, a wrong type or anything

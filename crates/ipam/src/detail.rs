@@ -1,5 +1,5 @@
 //! What is told about allocated addresses: the entries of a `SpiderEndpoint` and the answer to the plugin
-//! (`spec/ipam.md` §7, `spec/crds.md` §4).
+//! (upstream's contract: ipam, §7, upstream's contract: crds, §4).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

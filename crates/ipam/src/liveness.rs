@@ -1,4 +1,4 @@
-//! Whether a pod lives (`spec/ipam.md` §3.4).
+//! Whether a pod lives (upstream's contract: ipam, §3.4).
 
 /// What liveness depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Which NetworkAttachmentDefinition a NIC of a pod belongs to (`spec/ipam.md` §5.2), and which name the n-th NIC has.
+//! Which NetworkAttachmentDefinition a NIC of a pod belongs to (upstream's contract: ipam, §5.2), and which name the n-th NIC has.
 
 use crate::annotation::{DEFAULT_NETWORK, NETWORKS, Network, NetworkError, parse_networks};
 use crate::selector::Labels;

@@ -1,4 +1,4 @@
-//! The top controller of a pod (`spec/ipam.md` §3.3).
+//! The top controller of a pod (upstream's contract: ipam, §3.3).
 
 /// A controller ownerReference.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,4 +1,4 @@
-//! Admission rules (`spec/ipam.md` §10): what a webhook changes in an object and why it refuses one.
+//! Admission rules (upstream's contract: ipam, §10): what a webhook changes in an object and why it refuses one.
 //!
 //! Specs are plain structures with the JSON names of the CRDs, so that webhook, controller and command line check by the
 //! same rules. Rules return [`FieldError`]s; they never look at a cluster: other pools are arguments.

@@ -1,4 +1,4 @@
-//! Which pools may serve which NIC of a pod (`spec/ipam.md` §4 and §5).
+//! Which pools may serve which NIC of a pod (upstream's contract: ipam, §4 and §5).
 //!
 //! One source of pool names wins: pod annotation `ippools`, pod annotation `ippool`, namespace annotations, CNI
 //! configuration, pools marked `default`. Each pool then passes the tests of `filter` or is taken out with a reason.

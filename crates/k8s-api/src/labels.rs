@@ -1,4 +1,4 @@
-//! Label and annotation keys, and the values that fit into them (`spec/annotations.md` §7 of upstream's contract).
+//! Label and annotation keys, and the values that fit into them (upstream's contract: annotations, §7 of upstream's contract).
 
 /// On a SpiderIPPool: its subnet, encoded by [`cidr`].
 pub const IPPOOL_CIDR: &str = "ipam.spidernet.io/ippool-cidr";

@@ -112,7 +112,8 @@ mod tests {
     #[test]
     fn a_gratuitous_arp_names_the_address_twice() {
         let frame = gratuitous_arp(OWN, Ipv4Addr::new(10, 6, 2, 1));
-        let expected = "ffffffffffff 0a1b0a060201 0806 0001 0800 06 04 0001 0a1b0a060201 0a060201 ffffffffffff 0a060201";
+        let expected =
+            "ffffffffffff 0a1b0a060201 0806 0001 0800 06 04 0001 0a1b0a060201 0a060201 ffffffffffff 0a060201";
         assert_eq!(hex(&frame), expected.replace(' ', ""));
     }
 

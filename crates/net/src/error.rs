@@ -90,9 +90,6 @@ impl Error {
 
     /// The kernel lacks what the operation needs, for instance a protocol family.
     pub fn unsupported(&self) -> bool {
-        matches!(
-            self.errno(),
-            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::EPFNOSUPPORT)
-        )
+        matches!(self.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::EPFNOSUPPORT))
     }
 }

@@ -72,7 +72,10 @@ impl Netlink {
             bytes.extend(encode(request.message.clone(), request.flags | REQUEST | ACK, sequence));
         }
         let exchange = self.exchange(requests, first, &bytes, &mut verdicts);
-        let failed = |request: &Request, error: &Error| Error::Malformed { doing: request.doing.clone(), why: error.to_string() };
+        let failed = |request: &Request, error: &Error| Error::Malformed {
+            doing: request.doing.clone(),
+            why: error.to_string(),
+        };
         let missing = exchange.err();
         requests
             .iter()
@@ -98,7 +101,8 @@ impl Netlink {
             self.socket.receive(&head.doing, |message| {
                 let at = message.sequence.wrapping_sub(first) as usize;
                 let (Some(request), Some(verdict)) = (requests.get(at), message.verdict()) else { return Ok(()) };
-                verdicts[at] = Some(verdict.map_err(|(errno, said)| Error::Refused { doing: request.doing.clone(), errno, said }));
+                verdicts[at] =
+                    Some(verdict.map_err(|(errno, said)| Error::Refused { doing: request.doing.clone(), errno, said }));
                 Ok(())
             })?;
         }

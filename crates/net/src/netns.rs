@@ -44,7 +44,8 @@ impl Netns {
     /// The namespace of the calling thread.
     pub fn current() -> Result<Self, Error> {
         let path = PathBuf::from("/proc/thread-self/ns/net");
-        let file = File::open(&path).map_err(|error| Error::NoNamespace { path: path.clone(), why: error.to_string() })?;
+        let file =
+            File::open(&path).map_err(|error| Error::NoNamespace { path: path.clone(), why: error.to_string() })?;
         Ok(Self { file, path })
     }
 

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RouteProtocol,
-    RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+    RouteProtocol, RouteScope, RouteType,
 };
 
 use crate::netlink::{APPEND, CREATE, EXCLUSIVE, Request};
@@ -69,7 +69,17 @@ impl Route {
     /// A route in a table by one hop. Its scope follows from the hop.
     pub fn new(destination: IpNet, table: u32, hop: Hop) -> Self {
         let scope = if hop.gateway.is_some() { Scope::Global } else { Scope::Link };
-        Self { destination, table, kind: RouteKind::Unicast, hops: vec![hop], source: None, metric: None, scope, mtu: None, kernel: false }
+        Self {
+            destination,
+            table,
+            kind: RouteKind::Unicast,
+            hops: vec![hop],
+            source: None,
+            metric: None,
+            scope,
+            mtu: None,
+            kernel: false,
+        }
     }
 
     /// The family of the route.
@@ -84,19 +94,31 @@ impl Route {
 
     /// Adds the route; fails if one with the same destination and metric exists in the table.
     pub fn add(&self) -> Request {
-        Request::new(RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)), CREATE | EXCLUSIVE, format!("adding route {self}"))
+        Request::new(
+            RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)),
+            CREATE | EXCLUSIVE,
+            format!("adding route {self}"),
+        )
     }
 
     /// Adds the route before those with the same destination and metric. IPv6 knows no order among them: there it
     /// becomes a further leg of a multipath route.
     pub fn prepend(&self) -> Request {
         let flags = if self.family() == Family::V6 { CREATE | APPEND } else { CREATE };
-        Request::new(RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)), flags, format!("adding route {self}"))
+        Request::new(
+            RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)),
+            flags,
+            format!("adding route {self}"),
+        )
     }
 
     /// Adds the route behind those with the same destination and metric.
     pub fn append(&self) -> Request {
-        Request::new(RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)), CREATE | APPEND, format!("adding route {self}"))
+        Request::new(
+            RouteNetlinkMessage::NewRoute(self.message(RouteProtocol::Boot)),
+            CREATE | APPEND,
+            format!("adding route {self}"),
+        )
     }
 
     /// Removes the route. Destination, table, hop and metric select it.
@@ -169,7 +191,9 @@ impl Route {
         };
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Destination(to) => destination = IpNet::new(address(to)?, header.destination_prefix_length).ok()?,
+                RouteAttribute::Destination(to) => {
+                    destination = IpNet::new(address(to)?, header.destination_prefix_length).ok()?
+                }
                 RouteAttribute::Table(table) => route.table = *table,
                 RouteAttribute::Oif(index) => link = Some(*index),
                 RouteAttribute::Gateway(via) => gateway = address(via),

@@ -99,7 +99,11 @@ impl Socket {
     }
 
     /// Receives once and calls `each` for every message.
-    pub fn receive(&mut self, doing: &str, mut each: impl FnMut(&Message<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    pub fn receive(
+        &mut self,
+        doing: &str,
+        mut each: impl FnMut(&Message<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         self.buffer.clear();
         loop {
             match self.inner.recv(&mut self.buffer, 0) {

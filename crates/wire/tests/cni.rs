@@ -55,7 +55,10 @@ fn a_chained_configuration_keeps_the_previous_result_and_the_plugins_own_keys() 
         veth_mtu: u32,
     }
     let call = call("ADD", &golden("conf-chained.json")).unwrap();
-    assert_eq!((call.version, call.conf.name.as_str(), call.conf.kind.as_str()), (SpecVersion::V0_3_1, "net", "coordinator"));
+    assert_eq!(
+        (call.version, call.conf.name.as_str(), call.conf.kind.as_str()),
+        (SpecVersion::V0_3_1, "net", "coordinator")
+    );
     let own: Own = call.plugin_conf().unwrap();
     assert_eq!((own.mode.as_str(), own.veth_mtu), ("auto", 1400));
     let previous = call.conf.required_prev_result().unwrap();
@@ -92,8 +95,18 @@ fn bad_input_is_refused_with_its_reason() {
         ("ADD", r#"{"cniVersion":"1.0.0","name":"n"} {}"#, code::DECODE_FAILURE, "more text behind"),
         ("ADD", r#"{"cniVersion":7,"name":"n"}"#, code::INVALID_CONFIG, "at cniVersion: invalid type: integer `7`"),
         ("ADD", r#"{"name":"n"}"#, code::INCOMPATIBLE_VERSION, "cniVersion is missing"),
-        ("ADD", r#"{"cniVersion":"0.2.0","name":"n"}"#, code::INCOMPATIBLE_VERSION, "cniVersion \"0.2.0\" is not supported"),
-        ("ADD", r#"{"cniVersion":"9.0.0","name":"n"}"#, code::INCOMPATIBLE_VERSION, "cniVersion \"9.0.0\" is not supported"),
+        (
+            "ADD",
+            r#"{"cniVersion":"0.2.0","name":"n"}"#,
+            code::INCOMPATIBLE_VERSION,
+            "cniVersion \"0.2.0\" is not supported",
+        ),
+        (
+            "ADD",
+            r#"{"cniVersion":"9.0.0","name":"n"}"#,
+            code::INCOMPATIBLE_VERSION,
+            "cniVersion \"9.0.0\" is not supported",
+        ),
         ("CHECK", r#"{"cniVersion":"0.3.1","name":"n"}"#, code::INCOMPATIBLE_VERSION, "CHECK needs cniVersion 0.4.0"),
         ("GC", r#"{"cniVersion":"1.0.0","name":"n"}"#, code::INCOMPATIBLE_VERSION, "GC needs cniVersion 1.1.0"),
         ("ADD", r#"{"cniVersion":"1.0.0"}"#, code::INVALID_CONFIG, "name is missing"),
@@ -132,7 +145,9 @@ fn ten_megabytes_are_refused_without_being_read() {
 #[test]
 fn version_names_all_versions_and_repeats_the_requested_one() {
     let mut request: &[u8] = br#"{"cniVersion":"1.0.0"}"#;
-    let Received::Version(requested) = Received::read(env("VERSION"), &mut request).unwrap() else { panic!("no VERSION") };
+    let Received::Version(requested) = Received::read(env("VERSION"), &mut request).unwrap() else {
+        panic!("no VERSION")
+    };
     assert_eq!(
         version_reply(requested.as_deref()),
         r#"{"cniVersion":"1.0.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#
@@ -144,7 +159,9 @@ fn version_names_all_versions_and_repeats_the_requested_one() {
 
 #[test]
 fn an_error_is_printed_as_the_specification_says() {
-    let error = CniError::new(code::TRY_AGAIN_LATER, "agent does not answer").with_details("socket x").for_version(Some("1.0.0"));
+    let error = CniError::new(code::TRY_AGAIN_LATER, "agent does not answer")
+        .with_details("socket x")
+        .for_version(Some("1.0.0"));
     let text = error.to_json();
     assert_eq!(text, r#"{"cniVersion":"1.0.0","code":11,"msg":"agent does not answer","details":"socket x"}"#);
     assert_eq!(CniError::parse(text.as_bytes()), Some(error));

@@ -1,4 +1,4 @@
-//! What webhooks fill in and refuse (`spec/controller.md` §9.2 of upstream's contract), for a SpiderCoordinator and for the
+//! What webhooks fill in and refuse (upstream's contract: controller, §9.2), for a SpiderCoordinator and for the
 //! coordinator block of a SpiderMultusConfig.
 
 use std::net::IpAddr;

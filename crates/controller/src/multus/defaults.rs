@@ -1,4 +1,4 @@
-//! What the mutating webhook fills in (`spec/controller.md` §8.3 of upstream's contract).
+//! What the mutating webhook fills in (upstream's contract: controller, §8.3).
 
 use k8s_api::{
     CoordinatorSpec, SpiderMultusConfig,

@@ -1,4 +1,4 @@
-//! What the validating webhook refuses (`spec/controller.md` §8.4 of upstream's contract). Field paths and texts are
+//! What the validating webhook refuses (upstream's contract: controller, §8.4). Field paths and texts are
 //! upstream's: tools match on them. Rules never look at a cluster: the existing NetworkAttachmentDefinition is an argument.
 
 use ipam::rules::FieldError;

@@ -1,4 +1,4 @@
-//! Rules for `SpiderIPPool` (`spec/ipam.md` §10.1 to §10.3).
+//! Rules for `SpiderIPPool` (upstream's contract: ipam, §10.1 to §10.3).
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Rules for `SpiderReservedIP` (`spec/ipam.md` §10.4).
+//! Rules for `SpiderReservedIP` (upstream's contract: ipam, §10.4).
 
 use super::spec::{Mutation, ReservedSpec};
 use super::{Enabled, FieldError, Refusal};

@@ -1,4 +1,4 @@
-//! Rules for `SpiderSubnet` (`spec/crds.md` §2.4).
+//! Rules for `SpiderSubnet` (upstream's contract: crds, §2.4).
 
 use ipnet::IpNet;
 

@@ -1,4 +1,4 @@
-//! Where pool names come from (`spec/ipam.md` §4), and what patterns in them stand for.
+//! Where pool names come from (upstream's contract: ipam, §4), and what patterns in them stand for.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The tests a pool must pass for a NIC (`spec/ipam.md` §5.2), and the order of those that pass (§5.4).
+//! The tests a pool must pass for a NIC (upstream's contract: ipam, §5.2), and the order of those that pass (§5.4).
 
 use std::cmp::Reverse;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Shell patterns in pool names (`spec/annotations.md` §1.4), with the meaning of Go's `path.Match`.
+//! Shell patterns in pool names (upstream's contract: annotations, §1.4), with the meaning of Go's `path.Match`.
 
 /// A pool name that may be a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]

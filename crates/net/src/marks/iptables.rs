@@ -11,15 +11,24 @@ const PROGRAMS: [[&str; 2]; 2] = [["iptables-legacy", "iptables"], ["ip6tables-l
 /// The rules, each as chain and specification.
 fn rules(interface: &str) -> [(&'static str, String); 2] {
     [
-        ("PREROUTING", format!("-i {interface} -m conntrack --ctstate NEW -j CONNMARK --set-xmark {MARK:#x}/{MARK:#x}")),
-        ("OUTPUT", format!("-m conntrack --ctdir REPLY -m connmark --mark {MARK:#x}/{MARK:#x} -j MARK --set-xmark {MARK:#x}/{MARK:#x}")),
+        (
+            "PREROUTING",
+            format!("-i {interface} -m conntrack --ctstate NEW -j CONNMARK --set-xmark {MARK:#x}/{MARK:#x}"),
+        ),
+        (
+            "OUTPUT",
+            format!(
+                "-m conntrack --ctdir REPLY -m connmark --mark {MARK:#x}/{MARK:#x} -j MARK --set-xmark {MARK:#x}/{MARK:#x}"
+            ),
+        ),
     ]
 }
 
 /// Whether the thread's namespace has tables of `iptables-legacy` at all, which costs no process to find out. A kernel
 /// may list nftables rules and still not be able to make ours.
 pub(super) fn in_use() -> bool {
-    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").is_ok_and(|names| names.lines().any(|name| name == "mangle"))
+    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names")
+        .is_ok_and(|names| names.lines().any(|name| name == "mangle"))
 }
 
 pub(super) fn installed(interface: &str, families: &[Family]) -> bool {

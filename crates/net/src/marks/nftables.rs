@@ -47,7 +47,8 @@ pub(super) fn installed() -> Result<bool, Error> {
     let rules = socket.dump("listing nftables rules", rules_request, |message| {
         let attributes = message.payload.get(4..).unwrap_or_default();
         let mut attributes = netlink_packet_core::NlasIterator::new(attributes).flatten();
-        let ours = attributes.any(|attribute| attribute.kind() == RULE_TABLE && attribute.value() == TABLE.to_bytes_with_nul());
+        let ours = attributes
+            .any(|attribute| attribute.kind() == RULE_TABLE && attribute.value() == TABLE.to_bytes_with_nul());
         Ok(ours.then_some(()))
     });
     match rules {
@@ -64,7 +65,14 @@ fn rules_request(sequence: u32) -> Vec<u8> {
 }
 
 /// Appends a message: header, `nfgenmsg`, attributes.
-fn message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, general: [u8; 4], attributes: impl FnOnce(&mut Vec<u8>)) {
+fn message(
+    bytes: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    general: [u8; 4],
+    attributes: impl FnOnce(&mut Vec<u8>),
+) {
     let start = bytes.len();
     bytes.extend([0; 4]);
     bytes.extend(kind.to_ne_bytes());

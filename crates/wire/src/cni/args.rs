@@ -29,9 +29,8 @@ impl Args {
     pub fn parse(text: &str) -> Result<Self, CniError> {
         let mut pairs = Vec::new();
         for pair in text.split(';').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair
-                .split_once('=')
-                .ok_or_else(|| invalid(format!("CNI_ARGS: {pair:?} is not a pair KEY=VALUE")))?;
+            let (key, value) =
+                pair.split_once('=').ok_or_else(|| invalid(format!("CNI_ARGS: {pair:?} is not a pair KEY=VALUE")))?;
             pairs.push((key.to_owned(), value.to_owned()));
         }
         Ok(Self { pairs })

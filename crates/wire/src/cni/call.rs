@@ -111,7 +111,9 @@ impl Received {
 pub fn read_bounded(source: &mut dyn Read, limit: usize) -> Result<Vec<u8>, CniError> {
     let mut text = Vec::with_capacity(4096);
     let read = source.take(limit as u64 + 1).read_to_end(&mut text);
-    read.map_err(|error| CniError::new(code::IO_FAILURE, format!("reading the network configuration from stdin: {error}")))?;
+    read.map_err(|error| {
+        CniError::new(code::IO_FAILURE, format!("reading the network configuration from stdin: {error}"))
+    })?;
     if text.len() > limit {
         let msg = format!("network configuration on stdin is longer than {limit} bytes");
         return Err(CniError::new(code::DECODE_FAILURE, msg));

@@ -107,9 +107,7 @@ fn command(text: &str) -> Result<Command, CniError> {
         return Err(invalid("CNI_COMMAND is missing or empty".to_owned()));
     }
     let known = Command::ALL.into_iter().find(|command| command.as_str() == text);
-    known.ok_or_else(|| {
-        invalid(format!("CNI_COMMAND {text:?} is none of ADD, DEL, CHECK, GC, STATUS, VERSION"))
-    })
+    known.ok_or_else(|| invalid(format!("CNI_COMMAND {text:?} is none of ADD, DEL, CHECK, GC, STATUS, VERSION")))
 }
 
 /// A container ID is a letter or digit, followed by letters, digits, `_`, `.` and `-` (CNI specification, "Parameters").
@@ -165,7 +163,10 @@ mod tests {
 
     #[test]
     fn del_needs_no_namespace_and_version_needs_nothing() {
-        assert_eq!(env(&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0")]).unwrap().netns, None);
+        assert_eq!(
+            env(&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0")]).unwrap().netns,
+            None
+        );
         assert_eq!(env(&[("CNI_COMMAND", "VERSION")]).unwrap().command, Command::Version);
     }
 
@@ -175,9 +176,18 @@ mod tests {
             (&[], "CNI_COMMAND is missing"),
             (&[("CNI_COMMAND", "add")], "CNI_COMMAND \"add\""),
             (&[("CNI_COMMAND", "ADD"), ("CNI_IFNAME", "eth0")], "CNI_CONTAINERID is missing"),
-            (&[("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "../x"), ("CNI_IFNAME", "eth0")], "CNI_CONTAINERID \"../x\""),
-            (&[("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0")], "CNI_NETNS is required for ADD"),
-            (&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "an-interface-0123")], "longer than 15"),
+            (
+                &[("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "../x"), ("CNI_IFNAME", "eth0")],
+                "CNI_CONTAINERID \"../x\"",
+            ),
+            (
+                &[("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0")],
+                "CNI_NETNS is required for ADD",
+            ),
+            (
+                &[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "an-interface-0123")],
+                "longer than 15",
+            ),
             (&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "a/b")], "CNI_IFNAME \"a/b\""),
         ];
         for (pairs, expected) in rows {

@@ -56,5 +56,6 @@ impl FromStr for SpecVersion {
 /// The answer to VERSION. It repeats the version of the request, or names the newest one when there was none.
 pub fn version_reply(requested: Option<&str>) -> String {
     let versions = SpecVersion::ALL.map(SpecVersion::as_str);
-    json!({ "cniVersion": requested.unwrap_or(SpecVersion::LATEST.as_str()), "supportedVersions": versions }).to_string()
+    json!({ "cniVersion": requested.unwrap_or(SpecVersion::LATEST.as_str()), "supportedVersions": versions })
+        .to_string()
 }
