@@ -66,7 +66,7 @@ impl Story<'_> {
         Ok(Verdict::new(seen == wanted, text(&wanted), text(&seen)))
     }
 
-    /// Every pod's address belongs to the pool of its node and NIC, and each pool shows one of five used.
+    /// Every pod's address belongs to the pool of its node and NIC, and each pool shows one in use.
     async fn addresses(&self, family: Family) -> Result<Verdict> {
         let claims = self.cluster.claims().await?;
         let mut wrong = Vec::new();
@@ -86,13 +86,13 @@ impl Story<'_> {
             }
             pools.push(pool);
         }
-        let counted = until(Duration::from_secs(20), "the pools to show 1 of 5 used", async || {
+        let counted = until(Duration::from_secs(20), "the pools to show one address used", async || {
             let mut shown = Vec::new();
             for pool in &pools {
                 let (used, total) = self.cluster.usage(pool).await?;
                 shown.push((pool.clone(), used, total));
             }
-            Ok(shown.iter().all(|(_, used, total)| (*used, *total) == (1, 5)).then_some(shown))
+            Ok(shown.iter().all(|(pool, used, total)| (*used, *total) == (1, size(pool))).then_some(shown))
         })
         .await;
         let usage = match counted {
@@ -107,7 +107,7 @@ impl Story<'_> {
         let addresses: Vec<String> =
             self.apps.iter().filter_map(|pod| Some(format!("{} {}", pod.name, pod.address(family.v4).ok()?))).collect();
         let seen = if wrong.is_empty() { format!("{}; {usage}", addresses.join(", ")) } else { wrong.join("; ") };
-        Ok(Verdict::new(wrong.is_empty(), "4 pods with addresses of pool NODE-SUBNET, 4 pools at 1 of 5", seen))
+        Ok(Verdict::new(wrong.is_empty(), "4 pods with addresses of pool NODE-SUBNET, 4 pools with one in use", seen))
     }
 
     /// Waits for nothing but the pods; used where a chapter changed them.
@@ -115,6 +115,11 @@ impl Story<'_> {
         self.cluster.until_ready("app in (test-app-1,test-app-2)", 4, PATIENCE).await?;
         self.refresh_apps().await
     }
+}
+
+/// How many addresses the scenario gives a pool: five, but `::156` to `::160` are eleven, the digits being hexadecimal.
+fn size(pool: &str) -> i64 {
+    if pool == "master-192-v6" { 11 } else { 5 }
 }
 
 /// The chain of a configuration, with the keys that the check is about.
