@@ -119,8 +119,14 @@ fn execute(request: &Request, mut typed: BufReader<TcpStream>, state: &Path, fra
         thread::spawn(move || io::copy(&mut typed, &mut stdin));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         thread::scope(|scope| {
-            scope.spawn(|| stdout.map(|stream| frames.pass_on(STDOUT, stream)));
-            stderr.map(|stream| frames.pass_on(STDERR, stream));
+            scope.spawn(|| {
+                if let Some(stream) = stdout {
+                    frames.pass_on(STDOUT, stream);
+                }
+            });
+            if let Some(stream) = stderr {
+                frames.pass_on(STDERR, stream);
+            }
         });
         return Ok(child.wait()?.code().unwrap_or(255) as u8);
     };

@@ -29,11 +29,8 @@ pub(super) fn plan(snapshot: &Snapshot) -> Vec<Action> {
     let mut wanted = BTreeMap::new();
     let mut actions = Vec::new();
     for service in living {
-        if !service
-            .spec
-            .as_ref()
-            .is_some_and(|spec| spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()))
-        {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        if selector.is_none_or(|selector| selector.is_empty()) {
             continue;
         }
         for slice in slices(snapshot, service) {

@@ -200,7 +200,9 @@ mod tests {
         let running = Stage::Running { since };
         let waiting = Stage::Waiting { reason: "ContainerCreating", message: None };
         let ended = |code| Stage::Ended(End { code, started: since, finished: since });
-        let rows: [(&[(Stage, bool)], &str, &str, &str); 6] = [
+        // Containers with their verdicts, restart policy; phase and condition `Ready`.
+        type Row<'a> = (&'a [(Stage, bool)], &'a str, &'a str, &'a str);
+        let rows: [Row<'_>; 6] = [
             (&[(running.clone(), true)], "Always", "Running", "True"),
             (&[(running.clone(), false)], "Always", "Running", "False"),
             (&[(running.clone(), true), (waiting.clone(), true)], "Always", "Pending", "False"),

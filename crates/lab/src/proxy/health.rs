@@ -48,8 +48,10 @@ async fn serve(listener: TcpListener, service: String, count: Arc<AtomicUsize>) 
 
 async fn reply(mut stream: TcpStream, answer: &str) -> std::io::Result<()> {
     let mut request = [0; 1024];
-    // One read is enough: whatever is asked, the answer is the same.
-    stream.read(&mut request).await?;
+    // One read is enough: whatever is asked, the answer is the same. Nothing read means that nobody asks.
+    if stream.read(&mut request).await? == 0 {
+        return Ok(());
+    }
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
 }
