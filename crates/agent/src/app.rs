@@ -55,21 +55,24 @@ impl Ports {
     }
 }
 
-/// Runs an agent until it is stopped. `readiness` has no pending step once the socket is served.
-pub async fn run(
+/// Runs an agent until it is stopped. `readiness` has a pending step from this call on, also before the future is
+/// polled, until the socket is served.
+pub fn run(
     settings: Settings,
     client: Client,
     ports: Ports,
     readiness: Readiness,
     mut tasks: Tasks,
-) -> anyhow::Result<()> {
+) -> impl Future<Output = anyhow::Result<()>> + Send {
     let started = readiness.hold("API server");
-    let stop = tasks.stop();
-    let mut registry = daemon::metrics::registry("spiderpool-agent", env!("CARGO_PKG_VERSION"));
-    let metrics = Arc::new(Metrics::new(&mut registry));
-    serve_ports(&mut tasks, &settings, ports, readiness.clone(), registry);
-    tasks.spawn("agent", async move { serve(settings, client, metrics, stop, started).await });
-    tasks.run(GRACE).await.context("agent")
+    async move {
+        let stop = tasks.stop();
+        let mut registry = daemon::metrics::registry("spiderpool-agent", env!("CARGO_PKG_VERSION"));
+        let metrics = Arc::new(Metrics::new(&mut registry));
+        serve_ports(&mut tasks, &settings, ports, readiness, registry);
+        tasks.spawn("agent", async move { serve(settings, client, metrics, stop, started).await });
+        tasks.run(GRACE).await.context("agent")
+    }
 }
 
 fn serve_ports(

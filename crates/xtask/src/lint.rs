@@ -21,7 +21,7 @@ pub fn run() -> Result<Vec<Check>> {
             "documentation",
             cargo_step(
                 &["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"],
-                Some("-D warnings"),
+                Some("-D warnings -A rustdoc::private_intra_doc_links"),
             ),
         ),
         step("dependency table", deps::check()),

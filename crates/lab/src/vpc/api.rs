@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /counters` | [`Report`](super::counters::Report) |
-//! | `GET /nics` | list of [`NicView`](super::fabric::NicView) |
+//! | `GET /nics` | list of [`NicView`] |
 //! | `POST /nics/{id}/addresses` with `{"addresses": ["172.31.200.1-172.31.200.32"]}` | the NIC afterwards; all or nothing |
 //! | `DELETE /nics/{id}/addresses/{addresses}` | the NIC afterwards (a prefix is written with `%2F`) |
 //! | `GET /flows` | list of [`FlowView`] |
