@@ -80,15 +80,15 @@ pub fn for_tests(variant: Variant) -> Result<(String, bool)> {
 
 fn prepared(variant: Variant) -> Result<Command> {
     setup::everything()?;
-    programs(&PACKAGES, Profile::Lab)?;
     let mut driver = driver()?;
     driver.arg("run").args(matches!(variant, Variant::DualStack).then_some("--dual-stack"));
     Ok(driver)
 }
 
-/// The driver with the places that it needs; it is built, but not run.
+/// The driver with the places that it needs; everything is built, nothing is run. All packages are always built by the
+/// same call: alone, each would have other features and be compiled anew.
 fn driver() -> Result<Command> {
-    let bin = programs(&["e2e"], Profile::Lab)?;
+    let bin = programs(&PACKAGES, Profile::Lab)?;
     let mut driver = command(bin.join("spiderpool-demo"));
     driver.arg("--bin-dir").arg(&bin);
     driver.arg("--cache-dir").arg(target_dir().join("demo"));
