@@ -43,36 +43,76 @@ pub fn delete_namespaces(prefix: &str) -> Vec<anyhow::Error> {
     named.filter(Netns::exists).filter_map(|ns| ns.delete().err()).collect()
 }
 
+/// Lines for `ip`, by namespace in the order of first mention: one process for each, because processes are dear in a guest.
+#[derive(Default)]
+struct Script(Vec<(Netns, Vec<String>)>);
+
+impl Script {
+    fn add(&mut self, ns: &Netns, line: String) {
+        match self.0.iter_mut().find(|(known, _)| known == ns) {
+            Some((_, lines)) => lines.push(line),
+            None => self.0.push((ns.clone(), vec![line])),
+        }
+    }
+
+    /// Duplicate detection is left out: these addresses are unique by construction, and it would cost a second each.
+    fn add_address(&mut self, ns: &Netns, interface: &str, address: IpAddr, length: u8) {
+        let nodad = if address.is_ipv6() { " nodad" } else { "" };
+        self.add(ns, format!("addr add {address}/{length} dev {interface}{nodad}"));
+    }
+
+    fn add_addresses(&mut self, ns: &Netns, interface: &str, own: &[&str]) {
+        for address in own {
+            let address: IpAddr = address.parse().expect("a constant of this file");
+            self.add_address(ns, interface, address, if address.is_ipv4() { 24 } else { 64 });
+        }
+    }
+
+    fn run(&self) -> Result<()> {
+        self.0.iter().try_for_each(|(ns, lines)| ns.ip_all(lines))
+    }
+}
+
 /// Gives the infrastructure its addresses, routes and rules, and wires the outside. The switch must be running.
 pub fn configure(prefix: &str, config: &Config) -> Result<()> {
     let outside = Netns::named(format!("{prefix}outside"));
-    outside.ip("link add net0 type bridge forward_delay 0")?;
-    addresses(&outside, "net0", &OUTSIDE)?;
-    outside.ip("link set net0 up")?;
-    wire(prefix, &outside, "client", &CLIENT)?;
+    let mut script = Script::default();
+    script.add(&outside, "link add net0 type bridge forward_delay 0".into());
+    script.add_addresses(&outside, "net0", &OUTSIDE);
+    script.add(&outside, "link set net0 up".into());
+    wire(&mut script, prefix, &outside, "client", &CLIENT);
     for port in &config.infrastructure {
         let ns = Netns::named(&port.netns);
         let configured = match port.role {
-            Role::NatGateway => wire(prefix, &outside, &port.name, &[NAT_ADDRESS]).and_then(|()| nat(&ns, config)),
-            Role::Ipv6Gateway => wire(prefix, &outside, &port.name, &[IPV6_ADDRESS]).and_then(|()| ipv6(&ns, config)),
-            Role::Balancer => wire(prefix, &outside, &port.name, &[BALANCER_OUTSIDE]).and_then(|()| ipv4_router(&ns)),
+            Role::NatGateway => {
+                wire(&mut script, prefix, &outside, &port.name, &[NAT_ADDRESS]);
+                nat(&ns, config)
+            }
+            Role::Ipv6Gateway => {
+                wire(&mut script, prefix, &outside, &port.name, &[IPV6_ADDRESS]);
+                ipv6(&ns, config)
+            }
+            Role::Balancer => {
+                wire(&mut script, prefix, &outside, &port.name, &[BALANCER_OUTSIDE]);
+                ipv4_router(&ns)
+            }
             Role::Service => Ok(()),
         };
-        configured
-            .and_then(|()| inside(&ns, config, port))
-            .with_context(|| format!("cannot configure {}", port.name))?;
+        configured.with_context(|| format!("cannot configure {}", port.name))?;
+        inside(&mut script, &ns, config, port);
     }
     for ns in [outside, Netns::named(format!("{prefix}client"))] {
         for prefix in config.vswitches.iter().filter_map(|vswitch| vswitch.ipv6) {
-            ns.ip(&format!("-6 route add {prefix} via {IPV6_ADDRESS}"))?;
+            script.add(&ns, format!("route add {prefix} via {IPV6_ADDRESS}"));
         }
     }
-    Ok(())
+    script.run()
 }
 
 /// What cloud-init does on a machine: primary addresses on every NIC, a default route by the first one only.
 pub fn cloud_init(config: &Config, instance: &Instance) -> Result<()> {
     let ns = Netns::named(&instance.netns);
+    let mut script = Script::default();
     for (index, nic) in instance.nics.iter().enumerate() {
         let vswitch =
             config.vswitch(&nic.vswitch).with_context(|| format!("NIC {}: no vSwitch {}", nic.id, nic.vswitch))?;
@@ -81,13 +121,13 @@ pub fn cloud_init(config: &Config, instance: &Instance) -> Result<()> {
             let length = vswitch.prefixes().find(|prefix| prefix.contains(address)).map(|prefix| prefix.prefix_len());
             let length =
                 length.with_context(|| format!("NIC {}: {address} is not in vSwitch {}", nic.id, nic.vswitch))?;
-            add_address(&ns, &nic.interface, *address, length)?;
+            script.add_address(&ns, &nic.interface, *address, length);
         }
         for gateway in vswitch.gateways().filter(|_| index == 0) {
-            ns.ip(&format!("{} route add default via {gateway} dev {}", family(gateway), nic.interface))?;
+            script.add(&ns, format!("route add default via {gateway} dev {}", nic.interface));
         }
     }
-    Ok(())
+    script.run()
 }
 
 /// The HTTP server of the outside, to be started.
@@ -98,33 +138,31 @@ pub fn outside_server(prefix: &str, lab_binary: &str) -> Command {
 }
 
 /// Connects a namespace to the outside's bridge: `wan0` there, `to-NAME` on the bridge.
-fn wire(prefix: &str, outside: &Netns, name: &str, own: &[&str]) -> Result<()> {
+fn wire(script: &mut Script, prefix: &str, outside: &Netns, name: &str, own: &[&str]) {
     let ns = Netns::named(format!("{prefix}{name}"));
-    outside.ip(&format!("link add to-{name} type veth peer name wan0 netns {}", ns.name()))?;
-    outside.ip(&format!("link set to-{name} master net0 up"))?;
-    addresses(&ns, "wan0", own)?;
-    ns.ip("link set wan0 up")?;
+    script.add(outside, format!("link add to-{name} type veth peer name wan0 netns {}", ns.name()));
+    script.add(outside, format!("link set to-{name} master net0 up"));
+    script.add_addresses(&ns, "wan0", own);
+    script.add(&ns, "link set wan0 up".into());
     for address in own {
         let gateway =
             OUTSIDE.into_iter().find(|gateway| gateway.contains(':') == address.contains(':')).expect("one per family");
-        ns.ip(&format!("{} route add default via {gateway}", if address.contains(':') { "-6" } else { "-4" }))?;
+        script.add(&ns, format!("route add default via {gateway}"));
     }
-    Ok(())
 }
 
 /// The side of an infrastructure port that the VPC sees: the subnets are on the link, because the router answers for all.
-fn inside(ns: &Netns, config: &Config, port: &Infrastructure) -> Result<()> {
+fn inside(script: &mut Script, ns: &Netns, config: &Config, port: &Infrastructure) {
     let interface = &port.interface;
     for address in &port.addresses {
-        add_address(ns, interface, *address, if address.is_ipv4() { 32 } else { 128 })?;
+        script.add_address(ns, interface, *address, if address.is_ipv4() { 32 } else { 128 });
     }
     for prefix in config.vswitches.iter().flat_map(|vswitch| vswitch.prefixes()) {
         let same_family = |address: &&IpAddr| address.is_ipv4() == prefix.addr().is_ipv4();
         if let Some(own) = port.addresses.iter().find(same_family) {
-            ns.ip(&format!("{} route add {prefix} dev {interface} src {own}", family(prefix.addr())))?;
+            script.add(ns, format!("route add {prefix} dev {interface} src {own}"));
         }
     }
-    Ok(())
 }
 
 /// IPv4 of the VPC leaves with the gateway's address, and nothing enters that nobody asked for.
@@ -170,21 +208,4 @@ fn ipv6(ns: &Netns, config: &Config) -> Result<()> {
 fn ipv4_router(ns: &Netns) -> Result<()> {
     ns.sysctl("ipv4/ip_forward", "1")?;
     ns.sysctl("ipv4/conf/all/rp_filter", "0")
-}
-
-fn addresses(ns: &Netns, interface: &str, own: &[&str]) -> Result<()> {
-    own.iter().try_for_each(|address| {
-        let address: IpAddr = address.parse().expect("a constant of this file");
-        add_address(ns, interface, address, if address.is_ipv4() { 24 } else { 64 })
-    })
-}
-
-/// Duplicate detection is left out: these addresses are unique by construction, and it would cost a second each.
-fn add_address(ns: &Netns, interface: &str, address: IpAddr, length: u8) -> Result<()> {
-    let nodad = if address.is_ipv6() { " nodad" } else { "" };
-    ns.ip(&format!("{} addr add {address}/{length} dev {interface}{nodad}", family(address)))
-}
-
-fn family(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "-4" } else { "-6" }
 }

@@ -18,6 +18,7 @@ pub mod forward;
 pub mod gateway;
 mod isolate;
 pub mod kubelet;
+mod links;
 pub mod metadata;
 pub mod netns;
 pub mod node;

@@ -3,13 +3,16 @@
 //! Nothing here leaves the calling thread in another namespace: [`Netns::run`] switches a thread that ends with the job,
 //! [`Netns::command`] starts a process there.
 
+use crate::{isolate, links};
 use anyhow::{Context, Result, bail};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::panic::resume_unwind;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 
 /// A network namespace by name.
@@ -24,17 +27,16 @@ impl Netns {
         Self { name: name.into() }
     }
 
-    /// Makes the namespace and sets its loopback up.
+    /// Makes the namespace, with its loopback up.
     pub fn create(name: impl Into<String>) -> Result<Self> {
         let ns = Self::named(name);
-        run(Command::new("ip").args(["netns", "add", &ns.name]))?;
-        ns.ip("link set lo up")?;
+        make(&ns.path())?;
         Ok(ns)
     }
 
     /// Removes the name; the namespace itself goes with its last process.
     pub fn delete(&self) -> Result<()> {
-        run(Command::new("ip").args(["netns", "delete", &self.name]))
+        remove(&self.path())
     }
 
     /// Its name.
@@ -78,6 +80,22 @@ impl Netns {
         self.run(|| run(Command::new("ip").args(words.split_whitespace())))?
     }
 
+    /// Runs `ip` once for many lines, in order; the first that fails ends it. A line names no family: addresses tell it.
+    pub fn ip_all(&self, lines: &[String]) -> Result<()> {
+        let what = || format!("network namespace {}: `ip -batch`", self.name);
+        let output =
+            self.run(|| feed(Command::new("ip").args(["-batch", "-"]), &lines.join("\n")))?.with_context(what)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        bail!("{}: {}; the lines: {}", what(), String::from_utf8_lossy(&output.stderr).trim(), lines.join("; "))
+    }
+
+    /// Sets an interface up.
+    pub fn set_up(&self, interface: &str) -> Result<()> {
+        self.run(|| links::set_up(interface))?.with_context(|| format!("network namespace {}", self.name))
+    }
+
     /// Sets a sysctl below `/proc/sys/net`, e.g. `("ipv4/ip_forward", "1")`.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/net/{key}");
@@ -87,23 +105,47 @@ impl Netns {
 
     /// Loads a ruleset with `nft -f`, all or nothing.
     pub fn nft(&self, ruleset: &str) -> Result<()> {
-        use std::io::Write;
-        use std::process::Stdio;
-        let mut child = self
-            .command("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("network namespace {}: cannot start nft", self.name))?;
-        child.stdin.take().expect("stdin is piped").write_all(ruleset.as_bytes())?;
-        let output = child.wait_with_output()?;
+        let output = self
+            .run(|| feed(Command::new("nft").args(["-f", "-"]), ruleset))?
+            .with_context(|| format!("network namespace {}: nft", self.name))?;
         if !output.status.success() {
             bail!("network namespace {}: nft: {}", self.name, String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(())
     }
+}
+
+/// Makes a network namespace under that path, with its loopback up, as `ip netns add` and then `ip link set lo up` would.
+pub fn make(path: &Path) -> Result<()> {
+    let what = || format!("network namespace {}", path.display());
+    std::fs::create_dir_all(path.parent().context("a path without directory")?).with_context(what)?;
+    File::create_new(path).with_context(what)?;
+    let body = || -> Result<()> {
+        isolate::own_network()?;
+        links::set_up("lo")?;
+        Ok(mount_bind("/proc/thread-self/ns/net", path)?)
+    };
+    let made = thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| resume_unwind(panic));
+    made.with_context(what)
+}
+
+/// Removes the name of a network namespace; the namespace goes with the last process in it.
+pub fn remove(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    // Not mounted after a crash between making the file and binding it.
+    let _ = unmount(path, UnmountFlags::DETACH);
+    std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+/// Runs a command with that text on its standard input.
+fn feed(command: &mut Command, text: &str) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+    child.stdin.take().expect("stdin is piped").write_all(text.as_bytes())?;
+    Ok(child.wait_with_output()?)
 }
 
 /// Runs a command to its end; an exit code other than 0 is an error that shows command and output.

@@ -22,6 +22,7 @@ use super::status::{self, End, Stage, View};
 use super::{Shared, container, image, sandbox};
 use crate::events::Kind::{Normal, Warning};
 use crate::events::now;
+use crate::netns;
 
 /// News from the tasks of a worker.
 enum News {
@@ -168,8 +169,7 @@ impl Worker {
     async fn add(&self, pod: &Pod, record: &Record, netns: &std::path::Path) -> Result<Vec<std::net::IpAddr>, String> {
         let list = self.shared.runtime.network().map_err(|error| error.to_string())?;
         let path = netns.to_owned();
-        let made =
-            tokio::task::spawn_blocking(move || sandbox::make_netns(&path)).await.map_err(|error| error.to_string())?;
+        let made = tokio::task::spawn_blocking(move || netns::make(&path)).await.map_err(|error| error.to_string())?;
         made.map_err(|error| format!("{error:#}"))?;
         sandbox::name_netns(netns, &record.namespace, &record.name);
         let attachment = sandbox::attachment(record, netns, Some(pod));
@@ -191,7 +191,7 @@ impl Worker {
             let attachment = sandbox::attachment(record, netns, pod);
             self.shared.runtime.del(&list, &attachment).await.map_err(|error| error.to_string())?;
             sandbox::unname_netns(netns, &record.namespace, &record.name);
-            sandbox::remove_netns(netns).map_err(|error| format!("{error:#}"))?;
+            netns::remove(netns).map_err(|error| format!("{error:#}"))?;
         }
         record.remove(&self.shared.args.root_dir);
         self.record = None;

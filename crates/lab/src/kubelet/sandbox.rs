@@ -4,21 +4,14 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use serde_json::{Map, Value, json};
 
 use super::record::Record;
 use crate::cni::Attachment;
-use crate::isolate;
 
 /// The interface that a pod's default network gets.
 const IFNAME: &str = "eth0";
@@ -28,49 +21,6 @@ pub fn new_id() -> Result<String> {
     let mut bytes = [0; 32];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("cannot get random bytes")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Makes a network namespace under that path, with its loopback up (containerd 2 does the latter itself, too).
-pub fn make_netns(path: &Path) -> Result<()> {
-    let what = || format!("network namespace {}", path.display());
-    fs::create_dir_all(path.parent().context("a path with a directory")?).with_context(what)?;
-    fs::File::create(path).with_context(what)?;
-    let own = path.to_owned();
-    let made = thread::spawn(move || -> Result<()> {
-        isolate::own_network()?;
-        loopback_up()?;
-        Ok(mount_bind("/proc/thread-self/ns/net", &own)?)
-    });
-    made.join().map_err(|_| anyhow!("the thread that makes it panicked")).and_then(|made| made).with_context(what)
-}
-
-/// Removes the name; the namespace goes with the last process in it.
-pub fn remove_netns(path: &Path) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    // Not mounted after a crash between making the file and binding it.
-    let _ = unmount(path, UnmountFlags::DETACH);
-    fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
-}
-
-fn loopback_up() -> Result<()> {
-    let mut link = LinkMessage::default();
-    link.header.index = 1;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    let mut message = NetlinkMessage::from(RouteNetlinkMessage::SetLink(link));
-    message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    let socket = Socket::new(NETLINK_ROUTE)?;
-    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)?.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()).context("cannot set lo up"),
-        _ => Ok(()),
-    }
 }
 
 /// The file for a sandbox's network namespace, named as containerd names it.

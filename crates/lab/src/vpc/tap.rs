@@ -41,7 +41,7 @@ impl Tap {
         let place = || format!("cannot make interface {name} in network namespace {}", netns.name());
         // The device appears in the namespace of the thread that opened the file.
         let fd = netns.run(|| make(name, mac))?.with_context(place)?;
-        netns.ip(&format!("link set {name} up")).with_context(place)?;
+        netns.set_up(name).with_context(place)?;
         Ok(Self { fd })
     }
 
