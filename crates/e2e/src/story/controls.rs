@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::api::{Patch, PatchParams};
 use lab::vpc::api::Registration;
 use lab::vpc::counters::Reason;
 use lab::vpc::fabric::NicView;
@@ -205,16 +207,21 @@ impl Story<'_> {
         self.cluster.patch_product("SpiderIPPool", None, pool, json!({"spec": {"multusName": networks}})).await
     }
 
-    /// Keeps test-app-2 on one node, or lets it on all again.
+    /// Keeps test-app-2 on one node, or lets it on all again, and waits until its pods are those of the changed template.
     async fn pin_second_app(&self, node: Option<&str>) -> Result<()> {
-        use k8s_openapi::api::apps::v1::DaemonSet;
-        use kube::api::{Patch, PatchParams};
         let api: kube::Api<DaemonSet> = kube::Api::namespaced(self.cluster.client.clone(), "default");
         let patch = json!({"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": node}}}}});
-        api.patch("test-app-2", &PatchParams::default(), &Patch::Merge(patch))
-            .await
-            .context("cannot patch DaemonSet test-app-2")
-            .map(drop)
+        let patched = api.patch("test-app-2", &PatchParams::default(), &Patch::Merge(patch)).await;
+        let generation = patched.context("cannot patch DaemonSet test-app-2")?.metadata.generation;
+        until(PATIENCE, "DaemonSet test-app-2 to be rolled out", async || {
+            let status = api.get("test-app-2").await?.status.unwrap_or_default();
+            let wanted = status.desired_number_scheduled;
+            let done = status.observed_generation == generation
+                && status.updated_number_scheduled == Some(wanted)
+                && (status.current_number_scheduled, status.number_ready) == (wanted, wanted);
+            Ok(done.then_some(()))
+        })
+        .await
     }
 }
 
