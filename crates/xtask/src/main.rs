@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod deps;
 mod generate;
+mod kube;
 mod lanes;
 mod lint;
 mod report;
@@ -44,6 +45,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Builds a real Kubernetes for the cluster lane, once, and prints where it is.
+    Kube,
     /// Installs the packages and the Rust target that the other commands need.
     Setup,
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::run().map(|checks| report::conclude(&checks)),
         Command::Deps => deps::check().map(|()| ExitCode::SUCCESS),
         Command::Crds { check } => generate::crds(check).map(|()| ExitCode::SUCCESS),
+        Command::Kube => kube::run(),
         Command::Setup => setup::everything().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
