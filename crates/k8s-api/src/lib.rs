@@ -5,6 +5,7 @@
 //! touched must not stop a watch) and write exactly. [`all_crds`] derives the chart's CRD files from these types, so
 //! that schema and code cannot drift. There is no client here: this crate only knows `kube-core`.
 
+pub mod access;
 pub mod convert;
 pub mod coordinator;
 pub mod crds;

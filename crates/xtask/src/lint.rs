@@ -25,7 +25,8 @@ pub fn run() -> Result<Vec<Check>> {
             ),
         ),
         step("dependency table", deps::check()),
-        step("generated files", generate::crds(true)),
+        step("generated files: CRDs", generate::crds(true)),
+        step("generated files: roles", generate::rbac(true)),
         step("READMEs", readmes()),
         licences(),
     ])

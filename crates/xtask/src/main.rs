@@ -47,6 +47,12 @@ enum Command {
     },
     /// Builds a real Kubernetes for the cluster lane, once, and prints where it is.
     Kube,
+    /// Writes the roles of the chart from the table in crates/k8s-api/src/access.rs (`--check`: only compares).
+    Rbac {
+        /// Fail when a file is out of date instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Installs the packages and the Rust target that the other commands need.
     Setup,
 }
@@ -60,6 +66,7 @@ fn main() -> ExitCode {
         Command::Deps => deps::check().map(|()| ExitCode::SUCCESS),
         Command::Crds { check } => generate::crds(check).map(|()| ExitCode::SUCCESS),
         Command::Kube => kube::run(),
+        Command::Rbac { check } => generate::rbac(check).map(|()| ExitCode::SUCCESS),
         Command::Setup => setup::everything().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
