@@ -128,7 +128,7 @@ fn agent() -> Vec<Grant> {
             "apps",
             &["daemonsets", "replicasets", "statefulsets"],
             GET,
-            "store::meta: the top controller of a pod",
+            "store::meta: the top controller of a pod; node::removal: is the agent being removed?",
         ),
         row(Agent, "batch", &["jobs"], GET, "store::meta: the top controller of a pod"),
         row(
