@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`settings`] | flags, environment, configuration file |
 //! | [`process`] | the order of start and stop; what runs on every replica and what only on the leader |
+//! | [`leader`] | who leads, and that a deposed leader writes nothing |
 //! | [`admission`] | mutation and validation of every kind, and their HTTP surface |
 //! | [`serve`], [`certificates`], [`webhooks`] | HTTPS, its certificates, the webhook configurations that point to it |
 //! | [`multus`] | SpiderMultusConfig and its NetworkAttachmentDefinition |
@@ -19,6 +20,7 @@ pub mod certificates;
 pub mod coordinator;
 pub mod events;
 pub mod gone;
+pub mod leader;
 pub mod multus;
 pub mod pools;
 pub mod process;

@@ -1,10 +1,12 @@
 //! The process: what starts in which order, what runs on every replica and what on the leader alone, and the end.
 //!
 //! Order: sockets → webhook server → webhook configurations → reconcilers. The webhook configurations send the API server
-//! to us, so nothing of ours that is admitted is written before they are in place. On stop all tasks finish what is under way.
+//! to us, so nothing of ours that is admitted is written before they are in place. On stop all tasks finish what is under
+//! way, then the lease is given back. What the leader runs is in [`reconcilers`].
+
+pub mod reconcilers;
 
 use std::{
-    convert::Infallible,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -19,17 +21,17 @@ use tokio::net::TcpListener;
 use crate::{
     admission,
     certificates::{self, Certificate},
-    coordinator,
-    events::Events,
-    gone, multus, pools, serve,
+    gone,
+    leader::{self, Candidate},
+    pools, serve,
     settings::{Flags, Settings},
     webhooks::Target,
 };
 
 /// Time for what is under way when the process is to end.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long a node must be missing before its addresses are looked at.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The Lease of the leader, as upstream calls it.
+pub const LEASE: &str = "spiderpool-controller-leases";
 
 /// Runs the controller as configured until it is stopped.
 pub async fn daemon(flags: Flags, env: &Env) -> anyhow::Result<()> {
@@ -95,20 +97,36 @@ pub fn start(tasks: &mut Tasks, settings: Settings, client: Client, sockets: Soc
     let readiness = Readiness::default();
     let shared = Shared::default();
     every_replica(tasks, &settings, &client, sockets, &readiness, &shared)?;
-    // The place of the election: what follows may run on one replica only. As long as there is one, it leads.
-    leader(tasks, settings, &client, &readiness, &shared);
+    let stop = tasks.stop();
+    let candidate = Candidate {
+        client: client.clone(),
+        namespace: settings.namespace.clone(),
+        lease: LEASE.to_owned(),
+        identity: settings.pod.clone(),
+        timing: settings.leader,
+        metrics: shared.leader.clone(),
+    };
+    let known = readiness.hold("a leader");
+    let leading = reconcilers::Leading { settings, client, readiness: readiness.clone(), shared };
+    tasks.spawn("leadership", candidate.run(stop, known, async move |term| leading.term(term).await));
     Ok(readiness)
 }
 
 /// What tasks tell each other.
 #[derive(Default)]
-struct Shared {
+pub struct Shared {
     /// Opens when the webhook configurations are in place.
-    admitting: Stop,
-    nodes: Arc<AtomicUsize>,
-    peers: Arc<pools::peers::Peers>,
-    pools: pools::metrics::Metrics,
-    collected: gone::Metrics,
+    pub admitting: Stop,
+    /// Number of nodes.
+    pub nodes: Arc<AtomicUsize>,
+    /// The pools, for admission.
+    pub peers: Arc<pools::peers::Peers>,
+    /// Metrics of pools.
+    pub pools: pools::metrics::Metrics,
+    /// Metrics of what was collected.
+    pub collected: gone::Metrics,
+    /// Metrics of the election.
+    pub leader: leader::candidate::Metrics,
 }
 
 /// Probes, metrics, webhooks.
@@ -146,65 +164,14 @@ fn every_replica(
         "webhook configurations",
         target.keep(stop.clone(), shared.admitting.clone(), readiness.hold("webhook configurations")),
     );
+    let peers = pools::peers::follow(client.clone(), Arc::clone(&shared.peers), shared.pools.clone(), stop.clone());
+    tasks.spawn("pools for admission", peers);
     tasks.spawn("probes", serve::http(sockets.health, probes(readiness.clone()), stop.clone()));
     if let Some(socket) = sockets.metrics {
         let registry = Arc::new(registry(shared, settings.debug_metrics));
         tasks.spawn("metrics", serve::http(socket, metrics::router(registry), stop));
     }
     Ok(())
-}
-
-/// Reconcilers, once what they write is admitted.
-fn leader(tasks: &mut Tasks, settings: Settings, client: &Client, readiness: &Readiness, shared: &Shared) {
-    let stop = tasks.stop();
-    let events = Arc::new(Events::new(client.clone(), &settings.pod));
-    let pools = pools::keeper::Context {
-        client: client.clone(),
-        events: Arc::clone(&events),
-        max_allocated_ips: settings.max_allocated_ips,
-        nodes: Arc::clone(&shared.nodes),
-        peers: Arc::clone(&shared.peers),
-        metrics: shared.pools.clone(),
-    };
-    tasks.spawn(
-        "pool views",
-        once(&shared.admitting, &stop, pools::keeper::run(pools, stop.clone(), readiness.hold("pool views"))),
-    );
-    if settings.garbage_collection {
-        let gone = gone::Context {
-            client: client.clone(),
-            sweep: settings.garbage_interval,
-            patience: PATIENCE,
-            nodes: Arc::clone(&shared.nodes),
-            metrics: shared.collected.clone(),
-        };
-        tasks.spawn("missing nodes", once(&shared.admitting, &stop, gone::run(gone, stop.clone())));
-    }
-    if let Some(resync) = settings.multus_resync {
-        let multus = multus::reconcile::Context { client: client.clone(), events: Arc::clone(&events), resync };
-        tasks.spawn("networks", once(&shared.admitting, &stop, multus::reconcile::run(multus, stop.clone())));
-    }
-    if let Some(settings) = settings.coordinator {
-        let coordinator = coordinator::reconcile::Context::new(client.clone(), events, settings);
-        tasks.spawn(
-            "coordinator",
-            once(&shared.admitting, &stop, coordinator::reconcile::run(coordinator, stop.clone())),
-        );
-    }
-}
-
-/// `work`, once `gate` is open.
-fn once<W>(gate: &Stop, stop: &Stop, work: W) -> impl Future<Output = Result<(), Infallible>> + use<W>
-where
-    W: Future<Output = Result<(), Infallible>>,
-{
-    let (gate, stop) = (gate.clone(), stop.clone());
-    async move {
-        match stop.run_until_cancelled(gate.cancelled()).await {
-            Some(()) => work.await,
-            None => Ok(()),
-        }
-    }
 }
 
 fn certificate(settings: &Settings) -> Result<Certificate, certificates::Error> {
@@ -246,5 +213,7 @@ fn registry(shared: &Shared, debug: bool) -> Registry {
         shared.collected.failed.clone(),
     );
     shared.pools.register(&mut registry, debug);
+    registry.register("spiderpool_leader", "1 while this replica leads", shared.leader.leads.clone());
+    registry.register("spiderpool_leader_terms", "Times that this replica began to lead", shared.leader.terms.clone());
     registry
 }

@@ -1,5 +1,7 @@
 //! Flags and environment (upstream's contract: config, §2, §3 and §5), checked together once.
 
+mod leader;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
@@ -8,6 +10,8 @@ use k8s_api::{
     CoordinatorSpec, Route,
     coordinator::{CoordinatorMode, PodCidrType},
 };
+
+use crate::leader::Timing;
 
 /// Spiderpool's controller.
 #[derive(Debug, Parser)]
@@ -58,6 +62,8 @@ pub struct Settings {
     pub pod: String,
     /// `SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME`: also the name of Service and webhook configurations.
     pub deployment: String,
+    /// `SPIDERPOOL_LEADER_*`.
+    pub leader: Timing,
     /// `SPIDERPOOL_HEALTH_PORT`.
     pub health_port: u16,
     /// `SPIDERPOOL_METRIC_HTTP_PORT`, if `SPIDERPOOL_ENABLED_METRIC`.
@@ -109,6 +115,20 @@ pub enum Error {
         /// What it should be.
         expected: &'static str,
     },
+    /// Two variables that do not go together.
+    #[error("environment variable {name}: {value} is not {relation} {other} ({limit})")]
+    Relation {
+        /// Name of the variable.
+        name: &'static str,
+        /// Its value.
+        value: u64,
+        /// How it should be to the other.
+        relation: &'static str,
+        /// Name of the other.
+        other: &'static str,
+        /// The other's value.
+        limit: u64,
+    },
 }
 
 impl Settings {
@@ -132,6 +152,7 @@ impl Settings {
             namespace: env.required("SPIDERPOOL_POD_NAMESPACE")?,
             pod: env.required("SPIDERPOOL_POD_NAME")?,
             deployment: not_empty(env.text("SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME", crate::NAME), crate::NAME),
+            leader: leader::timing(env)?,
             health_port: env.port("SPIDERPOOL_HEALTH_PORT", 5720)?,
             metrics_port: env.flag("SPIDERPOOL_ENABLED_METRIC", false)?.then_some(metrics_port),
             debug_metrics: env.flag("SPIDERPOOL_ENABLED_DEBUG_METRIC", false)?,

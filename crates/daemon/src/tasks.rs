@@ -90,10 +90,23 @@ impl Tasks {
 
     /// Waits until stop is requested or a task ends, then gives the others `grace` to finish. The first failure is returned.
     pub async fn run(mut self, grace: Duration) -> Result<(), TaskError> {
+        self.watch(grace).await
+    }
+
+    /// As [`Self::run`]; but as soon as `over` is requested all tasks are dropped where they are. None is left afterwards.
+    pub async fn run_unless(mut self, over: &Stop, grace: Duration) -> Result<(), TaskError> {
+        let outcome = over.run_until_cancelled(self.watch(grace)).await;
+        self.stop.cancel();
+        self.set.shutdown().await;
+        outcome.unwrap_or(Ok(()))
+    }
+
+    async fn watch(&mut self, grace: Duration) -> Result<(), TaskError> {
         let mut outcome = Ok(());
-        while let Some(ended) = self.set.join_next().await {
+        let stop = self.stop.clone();
+        while let Some(Some(ended)) = stop.run_until_cancelled(self.set.join_next()).await {
             keep_first(&mut outcome, self.judge(ended));
-            if outcome.is_err() || self.stop.is_cancelled() {
+            if outcome.is_err() {
                 break;
             }
         }
@@ -169,6 +182,27 @@ mod tests {
         });
         let error = tasks.run(GRACE).await.unwrap_err();
         assert_eq!(crate::Chain(&error).to_string(), "server failed: address in use");
+    }
+
+    #[tokio::test]
+    async fn tasks_are_dropped_when_their_time_is_over() {
+        let mut tasks = Tasks::new(Stop::new());
+        let held = std::sync::Arc::new(());
+        let mine = held.clone();
+        tasks.spawn("deaf", async move {
+            let _mine = mine;
+            std::future::pending::<Result<(), Infallible>>().await
+        });
+        let over = Stop::new();
+        let run = tokio::spawn({
+            let over = over.clone();
+            async move { tasks.run_unless(&over, GRACE).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        over.cancel();
+        run.await.unwrap().unwrap();
+        assert_eq!(std::sync::Arc::strong_count(&held), 1, "nothing is left of the task");
     }
 
     #[tokio::test]

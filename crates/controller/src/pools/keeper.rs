@@ -28,7 +28,7 @@ use kube::{
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::{metrics::Metrics, pace::Pace, peers::Peers, view::Ledger};
+use super::{metrics::Metrics, pace::Pace, view::Ledger};
 use crate::events::Events;
 
 /// Pools that are written at the same time.
@@ -44,8 +44,6 @@ pub struct Context {
     pub max_allocated_ips: usize,
     /// Number of nodes: each has an agent that watches shared pools.
     pub nodes: Arc<AtomicUsize>,
-    /// The pools, for admission.
-    pub peers: Arc<Peers>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -150,7 +148,6 @@ impl Keeper {
     fn pool(&mut self, event: Event<SpiderIPPool>) {
         match event {
             Event::Apply(pool) => {
-                self.context.peers.seen(&pool);
                 let name: Arc<str> = pool.name_any().into();
                 self.pools.insert(Arc::clone(&name), Arc::new(pool));
                 self.changed([name]);
@@ -159,7 +156,6 @@ impl Keeper {
                 let name = pool.name_any();
                 self.pools.remove(name.as_str());
                 self.pace.forget(&name);
-                self.context.peers.gone(&name);
                 self.context.metrics.gone(&name);
             }
             Event::Init => self.listed.clear(),
@@ -172,12 +168,10 @@ impl Keeper {
                     self.pace.forget(name);
                     self.context.metrics.gone(name);
                 }
-                self.context.peers.replace(self.pools.values().map(Arc::as_ref));
                 self.unsynced.1 = false;
                 self.changed(self.pools.keys().cloned().collect::<Vec<_>>());
             }
         }
-        self.context.metrics.count(self.pools.len());
     }
 
     fn changed(&mut self, pools: impl IntoIterator<Item = Arc<str>>) {

@@ -56,6 +56,12 @@ impl Metrics {
         self.available.get_or_create(&label).set(total.saturating_sub(used));
     }
 
+    /// This replica knows nothing of single pools any more.
+    pub fn clear(&self) {
+        self.total.clear();
+        self.available.clear();
+    }
+
     /// A pool is no more.
     pub fn gone(&self, pool: &str) {
         let label = label(pool);

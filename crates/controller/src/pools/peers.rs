@@ -1,19 +1,30 @@
-//! The other pools, for the rules of admission: without a list of all pools at each create.
+//! The other pools, for the rules of admission: without a list of all pools at each create. Every replica watches them.
 //!
-//! What is admitted is admitted on the word of the keeper's watch and of our own memory: pools that this process has
+//! What is admitted is admitted on the word of this watch and of our own memory: pools that this process has
 //! admitted in the last moments and that the watch may not show yet, so two overlapping pools created at the same instant
 //! do not pass. What is refused is refused on the word of the API itself: a watch may still show a pool that is gone.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
+use daemon::{Chain, Stop};
+use futures::StreamExt as _;
 use ipam::rules::{Peer, PoolSpec, Refusal};
 use k8s_api::SpiderIPPool;
-use kube::{Api, Client, ResourceExt as _, api::ListParams};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::ListParams,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
 use tokio::time::Instant;
+
+use super::metrics::Metrics;
 
 /// By then the watch shows a pool that was admitted, or it was not stored.
 const MEMORY: Duration = Duration::from_secs(10);
@@ -30,6 +41,30 @@ pub struct Peers {
     watched: RwLock<Option<HashMap<String, Peer>>>,
     /// What was admitted and the watch does not show yet.
     admitted: Mutex<HashMap<String, (Peer, Instant)>>,
+}
+
+/// Keeps `peers` current until `stop`, and counts them.
+pub async fn follow(
+    client: Client,
+    peers: Arc<Peers>,
+    metrics: Metrics,
+    stop: Stop,
+) -> Result<(), std::convert::Infallible> {
+    let pools = Api::<SpiderIPPool>::all(client);
+    let mut watch = watcher(pools, watcher::Config::default()).default_backoff().boxed();
+    let mut listed = Vec::new();
+    while let Some(Some(event)) = stop.run_until_cancelled(watch.next()).await {
+        match event {
+            Ok(Event::Apply(pool)) => peers.seen(&pool),
+            Ok(Event::Delete(pool)) => peers.gone(&pool.name_any()),
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(pool)) => listed.push(pool),
+            Ok(Event::InitDone) => peers.replace(std::mem::take(&mut listed).iter()),
+            Err(error) => tracing::warn!(what = "SpiderIPPools", error = %Chain(&error), "watch interrupted"),
+        }
+        metrics.count(peers.watched.read().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, HashMap::len));
+    }
+    Ok(())
 }
 
 impl Peers {

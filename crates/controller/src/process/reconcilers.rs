@@ -1,0 +1,88 @@
+//! What runs on the leader alone: started anew in each term, dropped where it is when the lease is lost.
+//!
+//! Tasks of a term write with the term's client, which lets nothing through once the term is over. They get the term's stop
+//! and end soon after it is requested. One that ends by itself ends the process.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use daemon::{Readiness, Stop, Tasks, tasks::TaskError};
+use kube::Client;
+
+use super::Shared;
+use crate::{coordinator, events::Events, gone, leader::Term, multus, pools, settings::Settings};
+
+/// Time for what is under way when the process is to end; then the lease is given back.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long a node must be missing before its addresses are looked at.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What every term needs.
+pub struct Leading {
+    /// Settings.
+    pub settings: Settings,
+    /// The API.
+    pub client: Client,
+    /// Whether the process is ready.
+    pub readiness: Readiness,
+    /// What tasks tell each other.
+    pub shared: Shared,
+}
+
+impl Leading {
+    /// One term, from its start to its end.
+    pub async fn term(&self, term: Term) -> Result<(), TaskError> {
+        let mut tasks = Tasks::new(term.stop.child_token());
+        self.start(&mut tasks, &term.fence.guard(&self.client));
+        let outcome = tasks.run_unless(&term.over, GRACE).await;
+        self.shared.pools.clear();
+        outcome
+    }
+
+    /// The tasks of a term. `client` is the term's.
+    fn start(&self, tasks: &mut Tasks, client: &Client) {
+        let (settings, shared) = (&self.settings, &self.shared);
+        let stop = tasks.stop();
+        let events = Arc::new(Events::new(client.clone(), &settings.pod));
+        let pools = pools::keeper::Context {
+            client: client.clone(),
+            events: Arc::clone(&events),
+            max_allocated_ips: settings.max_allocated_ips,
+            nodes: Arc::clone(&shared.nodes),
+            metrics: shared.pools.clone(),
+        };
+        let synced = self.readiness.hold("pool views");
+        self.spawn(tasks, "pool views", pools::keeper::run(pools, stop.clone(), synced));
+        if settings.garbage_collection {
+            let gone = gone::Context {
+                client: client.clone(),
+                sweep: settings.garbage_interval,
+                patience: PATIENCE,
+                nodes: Arc::clone(&shared.nodes),
+                metrics: shared.collected.clone(),
+            };
+            self.spawn(tasks, "missing nodes", gone::run(gone, stop.clone()));
+        }
+        if let Some(resync) = settings.multus_resync {
+            let multus = multus::reconcile::Context { client: client.clone(), events: Arc::clone(&events), resync };
+            self.spawn(tasks, "networks", multus::reconcile::run(multus, stop.clone()));
+        }
+        if let Some(settings) = settings.coordinator.clone() {
+            let coordinator = coordinator::reconcile::Context::new(client.clone(), events, settings);
+            self.spawn(tasks, "coordinator", coordinator::reconcile::run(coordinator, stop));
+        }
+    }
+
+    /// Starts `work` once what it writes is admitted.
+    fn spawn<W>(&self, tasks: &mut Tasks, task: &'static str, work: W)
+    where
+        W: Future<Output = Result<(), Infallible>> + Send + 'static,
+    {
+        let (gate, stop): (Stop, Stop) = (self.shared.admitting.clone(), tasks.stop());
+        tasks.spawn(task, async move {
+            match stop.run_until_cancelled(gate.cancelled()).await {
+                Some(()) => work.await,
+                None => Ok(()),
+            }
+        });
+    }
+}
