@@ -9,6 +9,7 @@
 //! | what a DEL does, and when it leaves a note | [`release`], [`notes`] |
 //! | what is made good after a kill | [`recover`] |
 //! | what the socket speaks | [`api`], `wire::agent` |
+//! | what the image does to the node beside that | [`node`] |
 
 pub mod add;
 pub mod agent;
@@ -20,6 +21,7 @@ pub mod endpoints;
 pub mod events;
 pub mod metrics;
 pub mod multinet;
+pub mod node;
 pub mod notes;
 pub mod records;
 pub mod recover;

@@ -7,6 +7,7 @@ pub mod env;
 pub mod health;
 pub mod log;
 pub mod metrics;
+pub mod probe;
 pub mod tasks;
 pub mod tls;
 

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Some(plugin) => plugins::run(plugin),
         None => {
             let msg =
-                format!("this program is called as {name:?}; it knows the names spiderpool, coordinator and multinet");
+                format!("this program is called as {name:?}; it knows the names {}", wire::PLUGIN_NAMES.join(", "));
             println!("{}", CniError::new(code::INTERNAL, msg).to_json());
             ExitCode::FAILURE
         }

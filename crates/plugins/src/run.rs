@@ -90,3 +90,15 @@ pub fn answer(plugin: &dyn Plugin, received: &Received) -> Result<String, CniErr
     };
     done.map_err(|error| error.for_version(Some(call.version.as_str())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_that_is_installed_is_a_plugin_with_a_line_of_help() {
+        for name in wire::PLUGIN_NAMES {
+            assert!(plugin_named(name).is_some() && usage().contains(&format!("\n  {name} ")), "{name}");
+        }
+    }
+}

@@ -7,3 +7,6 @@
 pub mod agent;
 pub mod cni;
 pub mod spool;
+
+/// The names by which runtimes call our plugins. One file plays them all; what it does is in the name.
+pub const PLUGIN_NAMES: [&str; 3] = ["spiderpool", "coordinator", "multinet"];

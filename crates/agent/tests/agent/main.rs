@@ -7,6 +7,7 @@ mod crowd;
 mod faults;
 mod process;
 mod release;
+mod removal;
 mod views;
 mod wire_format;
 mod world;

@@ -159,7 +159,7 @@ impl World {
     }
 
     /// A client whose requests pass through the weather and are written down.
-    fn exposed_client(&self) -> Client {
+    pub fn exposed_client(&self) -> Client {
         let (router, weather, requests) = (self.server.router(), self.weather.clone(), self.requests.clone());
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let (router, weather, requests) = (router.clone(), weather.clone(), requests.clone());
