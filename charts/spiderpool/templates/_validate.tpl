@@ -58,7 +58,7 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- define "spiderpool.validate.controller" -}}
 {{- $controller := .Values.spiderpoolController -}}
 {{- $budget := $controller.podDisruptionBudget -}}
-{{- if and $budget.enabled (kindIs "float64" $budget.minAvailable) (ge (int $budget.minAvailable) (int $controller.replicas)) -}}
+{{- if and $budget.enabled (not (kindIs "string" $budget.minAvailable)) (ge (int $budget.minAvailable) (int $controller.replicas)) -}}
 {{- fail (printf "spiderpoolController.podDisruptionBudget.minAvailable: %d with spiderpoolController.replicas: %d: no controller could ever be moved, and nodes could not be drained. Have more replicas, or no budget." (int $budget.minAvailable) (int $controller.replicas)) -}}
 {{- end -}}
 {{- $inject := $controller.podResourceInject -}}

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `lint` | format, clippy, documentation, dependency table, generated files, licences | - |
 //! | `plain` | unit, property, model and contract tests; servers against the API server in process | - |
+//! | `chart` | the Helm chart, rendered and looked at; no cluster | Helm, or Go to build it |
 //! | `netns` | tests marked `#[ignore = "netns"]`, in namespaces of their own | root |
 //! | `walkthrough` | the reference run on a real kernel, IPv4 and dual stack | root; ipvlan or QEMU |
 //!
@@ -18,7 +19,7 @@ use serde::Deserialize;
 
 use crate::report::{Check, conclude, step};
 use crate::run::{cargo, command, output, teed};
-use crate::{demo, lint, setup};
+use crate::{chart, demo, lint, setup};
 
 /// Which lanes to run.
 #[derive(clap::Args)]
@@ -32,11 +33,12 @@ pub struct Args {
 enum Lane {
     Lint,
     Plain,
+    Chart,
     Netns,
     Walkthrough,
 }
 
-const ALL: [Lane; 4] = [Lane::Plain, Lane::Netns, Lane::Walkthrough, Lane::Lint];
+const ALL: [Lane; 5] = [Lane::Plain, Lane::Chart, Lane::Netns, Lane::Walkthrough, Lane::Lint];
 
 /// Runs the lanes and prints the last line `N passed, N failed, N skipped`.
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -51,6 +53,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         checks.extend(match lane {
             Lane::Lint => lint::run()?,
             Lane::Plain => plain()?,
+            Lane::Chart => chart::tests()?,
             Lane::Netns => netns()?,
             Lane::Walkthrough => walkthrough()?,
         });
@@ -99,7 +102,8 @@ fn netns() -> Result<Vec<Check>> {
         else {
             continue;
         };
-        if !profile.test || ignored(&program)? == 0 {
+        // The chart's tests need Helm and no namespace: they are a lane of their own.
+        if !profile.test || target.name == "chart" || ignored(&program)? == 0 {
             continue;
         }
         println!("--> {} (netns)", target.name);
@@ -145,7 +149,7 @@ fn walkthrough() -> Result<Vec<Check>> {
 /// Reads cargo's `test result:` lines, or a line `N passed, N failed`, out of a lane's output.
 ///
 /// A lane that failed without naming a failed test counts as one failure.
-fn verdict(lane: &str, text: &str, succeeded: bool) -> Vec<Check> {
+pub fn verdict(lane: &str, text: &str, succeeded: bool) -> Vec<Check> {
     let (mut passed, mut failed) = (0, 0);
     for line in text.lines() {
         let is_demo = line.contains(" passed, ") && line.contains(" failed");

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::report::{Check, step};
 use crate::run::{cargo, has, passed_on, root};
-use crate::{deps, generate};
+use crate::{chart, deps, generate};
 
 /// The version of cargo-deny that this repository's `deny.toml` was written for.
 const CARGO_DENY: &str = "0.20";
@@ -27,6 +27,7 @@ pub fn run() -> Result<Vec<Check>> {
         step("dependency table", deps::check()),
         step("generated files: CRDs", generate::crds(true)),
         step("generated files: roles", generate::rbac(true)),
+        step("generated files: README of the chart", chart::readme(true)),
         step("READMEs", readmes()),
         licences(),
     ])

@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod chart;
 mod demo;
 mod deps;
 mod generate;
@@ -53,6 +54,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Writes the chart's README from values.yaml (`--check`: only compares).
+    ChartReadme {
+        /// Fail when the file is out of date instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Installs the packages and the Rust target that the other commands need.
     Setup,
 }
@@ -67,6 +74,7 @@ fn main() -> ExitCode {
         Command::Crds { check } => generate::crds(check).map(|()| ExitCode::SUCCESS),
         Command::Kube => kube::run(),
         Command::Rbac { check } => generate::rbac(check).map(|()| ExitCode::SUCCESS),
+        Command::ChartReadme { check } => chart::readme(check).map(|()| ExitCode::SUCCESS),
         Command::Setup => setup::everything().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

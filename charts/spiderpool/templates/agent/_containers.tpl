@@ -5,8 +5,6 @@
   value: {{ $agent.debug.logLevel | quote }}
 - name: SPIDERPOOL_ENABLED_METRIC
   value: {{ $agent.prometheus.enabled | quote }}
-- name: SPIDERPOOL_ENABLED_DEBUG_METRIC
-  value: {{ $agent.prometheus.enabledDebugMetric | quote }}
 - name: SPIDERPOOL_METRIC_HTTP_PORT
   value: {{ $agent.prometheus.port | quote }}
 - name: SPIDERPOOL_HEALTH_PORT

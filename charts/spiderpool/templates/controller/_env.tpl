@@ -65,8 +65,6 @@
 {{/* The default SpiderCoordinator: for the Job that makes it, and for the controller, which makes it anew when somebody deletes it. */}}
 {{- define "spiderpool.coordinatorEnv" -}}
 {{- $coordinator := .Values.coordinator -}}
-- name: SPIDERPOOL_INIT_DEFAULT_COORDINATOR_NAME
-  value: {{ $coordinator.name | quote }}
 - name: SPIDERPOOL_INIT_DEFAULT_COORDINATOR_MODE
   value: {{ $coordinator.mode | quote }}
 - name: SPIDERPOOL_INIT_DEFAULT_COORDINATOR_POD_CIDR_TYPE

@@ -9,6 +9,8 @@
 - name: SPIDERPOOL_AGENT_NAME
   value: {{ .Values.spiderpoolAgent.name | quote }}
 {{- if .Values.coordinator.enabled }}
+- name: SPIDERPOOL_INIT_DEFAULT_COORDINATOR_NAME
+  value: {{ .Values.coordinator.name | quote }}
 {{ include "spiderpool.coordinatorEnv" . }}
 {{- end }}
 {{- range $family := list "4" "6" }}

@@ -1,0 +1,185 @@
+//! What the values mean, where it is more than a text handed on.
+
+use serde_json::{Value, json};
+
+use crate::helm::{container, containers, env, pod, render, texts, try_container};
+
+/// The command of the public-cloud guide.
+const GUIDE: &str = "{ipam: {enableStatefulSet: false}, multus: {multusCNI: {defaultCniCRName: ipvlan-eth0}}}";
+
+#[test]
+#[ignore = "helm"]
+fn the_guides_command_gives_what_the_guide_needs() {
+    let all = render(GUIDE);
+    assert_eq!(all.conf()["enableStatefulSet"], json!(false));
+    assert_eq!(all.conf()["enableSpiderSubnet"], json!(false));
+    assert_eq!(all.get("ConfigMap", "spiderpool-conf")["data"]["clusterNetwork"], "ipvlan-eth0");
+    let agent = container(all.agent(), "spiderpool-agent");
+    assert_eq!(env(agent, "MULTUS_CLUSTER_NETWORK"), Some("kube-system/ipvlan-eth0"));
+    let init = container(all.init(), "spiderpool-init");
+    assert_eq!(env(init, "SPIDERPOOL_INIT_DEFAULT_CNI_NAME"), Some("ipvlan-eth0"));
+    assert_eq!(env(init, "SPIDERPOOL_INIT_DEFAULT_CNI_DIR"), None);
+    assert!(pod(all.init())["volumes"].is_null(), "no need to look at the node");
+    let controller = container(all.controller(), "spiderpool-controller");
+    let not_ready = "SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED";
+    assert_eq!(env(controller, not_ready), Some("false"));
+}
+
+#[test]
+#[ignore = "helm"]
+fn images_follow_registry_digest_and_version() {
+    let image =
+        |values: &str| container(render(values).agent(), "spiderpool-agent")["image"].as_str().unwrap().to_owned();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(image("{}"), format!("ghcr.io/spidernet-io/spiderpool/spiderpool-agent:v{version}"));
+    assert_eq!(image("spiderpoolAgent: {image: {tag: x}}"), "ghcr.io/spidernet-io/spiderpool/spiderpool-agent:x");
+    assert_eq!(
+        image("spiderpoolAgent: {image: {tag: x, digest: \"sha256:ab\"}}"),
+        "ghcr.io/spidernet-io/spiderpool/spiderpool-agent@sha256:ab"
+    );
+    let all = render("{global: {imageRegistryOverride: mirror.local}, plugins: {installCNI: true}}");
+    for object in [all.agent(), all.controller(), all.init()] {
+        for container in containers(object) {
+            assert!(container["image"].as_str().unwrap().starts_with("mirror.local/"), "{container}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "helm"]
+fn multinet_needs_neither_multus_image_nor_its_rights() {
+    let all = render("multus: {implementation: multinet}");
+    assert!(try_container(all.agent(), "install-multus").is_none());
+    let args = texts(&container(all.agent(), "multus-cni")["args"]);
+    assert!(args.contains(&"--implementation=multinet"), "{args:?}");
+    let rights = |implementation: &str| {
+        let all = render(&format!("multus: {{implementation: {implementation}}}"));
+        all.get("ClusterRole", "spiderpool-multus")["rules"].to_string()
+    };
+    assert!(rights("multus").contains("pods/status") && !rights("multinet").contains("events"));
+    let none = render("multus: {multusCNI: {install: false}}");
+    assert!(
+        try_container(none.agent(), "multus-cni").is_none() && none.find("ClusterRole", "spiderpool-multus").is_none()
+    );
+}
+
+/// A container that runs without any right on the machine.
+fn is_confined(container: &Value) -> bool {
+    let context = &container["securityContext"];
+    context["privileged"] != json!(true)
+        && context["allowPrivilegeEscalation"] == json!(false)
+        && context["readOnlyRootFilesystem"] == json!(true)
+        && context["capabilities"] == json!({"drop": ["ALL"]})
+}
+
+#[test]
+#[ignore = "helm"]
+fn only_what_sets_kernel_parameters_is_privileged() {
+    let all = render("plugins: {installCNI: true}");
+    for object in [all.agent(), all.controller(), all.init(), all.get("Job", "spiderpool-controller-crds")] {
+        for container in containers(object) {
+            let is_agent = container["name"] == "spiderpool-agent";
+            assert_eq!(is_confined(container), !is_agent, "{container}");
+        }
+    }
+    let agent = render("spiderpoolAgent: {tuneSysctlConfig: false}");
+    assert!(is_confined(container(agent.agent(), "spiderpool-agent")));
+    let controller = render("coordinator: {enabled: false}");
+    assert_eq!(
+        container(controller.controller(), "spiderpool-controller")["securityContext"]["runAsNonRoot"],
+        json!(true)
+    );
+}
+
+#[test]
+#[ignore = "helm"]
+fn a_roll_out_of_controllers_cannot_wait_for_ports_that_it_holds_itself() {
+    let strategy = |values: &str| render(values).controller()["spec"]["strategy"]["rollingUpdate"].clone();
+    assert_eq!(strategy("spiderpoolController: {replicas: 3}"), json!({"maxSurge": 0, "maxUnavailable": 1}));
+    assert_eq!(strategy("spiderpoolController: {hostnetwork: false}"), json!({"maxSurge": 1, "maxUnavailable": 0}));
+}
+
+#[test]
+#[ignore = "helm"]
+fn certificates_come_from_where_the_method_says() {
+    let method = |values: &str| render(&format!("spiderpoolController: {{tls: {{{values}}}}}"));
+    let own = method(
+        "method: auto, secretName: s, auto: {caExpiration: 400, certExpiration: 300, extraDnsNames: [a, b], extraIpAddresses: [10.0.0.1]}",
+    );
+    let controller = container(own.controller(), "spiderpool-controller");
+    for (name, value) in [
+        ("SPIDERPOOL_TLS_SECRET_NAME", "s"),
+        ("SPIDERPOOL_TLS_CA_DAYS", "400"),
+        ("SPIDERPOOL_TLS_CERT_DAYS", "300"),
+        ("SPIDERPOOL_TLS_EXTRA_DNS_NAMES", "a,b"),
+        ("SPIDERPOOL_TLS_EXTRA_IP_ADDRESSES", "10.0.0.1"),
+        ("SPIDERPOOL_CLUSTER_DNS_DOMAIN", "cluster.local"),
+    ] {
+        assert_eq!(env(controller, name), Some(value), "{name}");
+    }
+    assert!(!texts(&controller["args"]).iter().any(|arg| arg.starts_with("--tls")));
+    let given = method(
+        "method: provided, provided: {tlsCert: LS0tLS1CRUdJTiBX, tlsKey: LS0tLS1CRUdJTiBY, tlsCa: LS0tLS1CRUdJTiBZ}",
+    );
+    let secret = given.get("Secret", "spiderpool-controller-server-certs");
+    assert_eq!(
+        secret["data"],
+        json!({"ca.crt": "LS0tLS1CRUdJTiBZ", "tls.crt": "LS0tLS1CRUdJTiBX", "tls.key": "LS0tLS1CRUdJTiBY"})
+    );
+    let controller = container(given.controller(), "spiderpool-controller");
+    assert!(
+        texts(&controller["args"])
+            .ends_with(&["--tls-server-cert=/etc/tls/tls.crt", "--tls-server-key=/etc/tls/tls.key"])
+    );
+    assert!(env(controller, "SPIDERPOOL_TLS_SECRET_NAME").is_none());
+    let manager = method("method: certmanager, certmanager: {issuerName: i, certValidityDuration: 90}");
+    let certificate = manager.get("Certificate", "spiderpool-controller-server-certs");
+    assert_eq!(certificate["spec"]["duration"], "2160h");
+    assert!(texts(&certificate["spec"]["dnsNames"]).contains(&"spiderpool-controller.kube-system.svc"));
+    for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
+        let annotation =
+            &manager.get(kind, "spiderpool-controller")["metadata"]["annotations"]["cert-manager.io/inject-ca-from"];
+        assert_eq!(annotation, "kube-system/spiderpool-controller-server-certs", "{kind}");
+    }
+    assert_eq!(
+        env(container(manager.controller(), "spiderpool-controller"), "SPIDERPOOL_WEBHOOK_CA_INJECTED"),
+        Some("true")
+    );
+}
+
+#[test]
+#[ignore = "helm"]
+fn hooks_run_when_they_should_and_leave_nothing() {
+    let all = render("{}");
+    for (name, hook) in [
+        ("spiderpool-init", "post-install,post-upgrade"),
+        ("spiderpool-controller-crds", "pre-upgrade"),
+        ("spiderpool-controller-hook-pre-delete", "pre-delete"),
+    ] {
+        let annotations = &all.get("Job", name)["metadata"]["annotations"];
+        assert_eq!(annotations["helm.sh/hook"], hook);
+        assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
+    }
+}
+
+#[test]
+#[ignore = "helm"]
+fn default_pools_are_told_to_the_job_only_when_they_are_asked_for() {
+    let variables = |values: &str| {
+        let all = render(values);
+        let list = container(all.init(), "spiderpool-init")["env"].as_array().unwrap().clone();
+        let of_pools = list.into_iter().filter(|one| one["name"].as_str().unwrap().contains("IPPOOL"));
+        of_pools
+            .map(|one| (one["name"].as_str().unwrap().to_owned(), one["value"].as_str().unwrap().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    assert!(variables("{}").is_empty());
+    let pool = "clusterDefaultPool: {installIPv4IPPool: true, ipv4Subnet: 10.0.0.0/24, ipv4IPRanges: [10.0.0.5-10.0.0.9, 10.0.0.20], ipv4Gateway: 10.0.0.1}";
+    let expected = [
+        ("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME", "default-v4-ippool"),
+        ("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_SUBNET", "10.0.0.0/24"),
+        ("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_IPRANGES", "10.0.0.5-10.0.0.9,10.0.0.20"),
+        ("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_GATEWAY", "10.0.0.1"),
+    ];
+    assert_eq!(variables(pool), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
