@@ -29,6 +29,8 @@ pub struct Blob {
     pub digest: Digest,
     /// Digest of the tar itself: its name in the image's configuration.
     pub diff_id: Digest,
+    /// Size of the tar itself.
+    pub unpacked: u64,
 }
 
 impl Blob {
@@ -134,7 +136,7 @@ impl Layer {
         let mut packer = GzEncoder::new(Vec::new(), Compression::default());
         packer.write_all(&tar).map_err(failed)?;
         let packed = packer.finish().map_err(failed)?;
-        Ok(Blob { digest: Digest::of(&packed), diff_id: Digest::of(&tar), packed })
+        Ok(Blob { digest: Digest::of(&packed), diff_id: Digest::of(&tar), unpacked: tar.len() as u64, packed })
     }
 }
 

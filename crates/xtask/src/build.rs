@@ -8,7 +8,7 @@ use crate::run::{cargo, passed_on, root};
 use crate::setup::{self, MUSL};
 
 /// How the programs are compiled.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Profile {
     /// Quick to build, fast enough under emulation: the demo and the virtual machines.
     Lab,
@@ -35,17 +35,29 @@ pub fn target_dir() -> PathBuf {
 ///
 /// The plugins are built by a call of their own: together with the servers cargo would unify features into them.
 pub fn programs(packages: &[&str], profile: Profile) -> Result<PathBuf> {
+    programs_for(MUSL, &[], packages, profile)?;
+    Ok(directory(profile.of("agent")))
+}
+
+/// The same for any target, with what its toolchain wants in the environment.
+pub fn programs_for(target: &str, environment: &[(&str, String)], packages: &[&str], profile: Profile) -> Result<()> {
     setup::building()?;
     let (plugins, servers): (Vec<&str>, Vec<&str>) = packages.iter().partition(|name| **name == "plugins");
     for group in [servers, plugins] {
         let Some(first) = group.first() else { continue };
-        eprintln!("==> building {} ({MUSL}, profile {})", group.join(", "), profile.of(first));
+        eprintln!("==> building {} ({target}, profile {})", group.join(", "), profile.of(first));
         let mut build = cargo();
-        build.args(["build", "--locked", "--target", MUSL, "--profile", profile.of(first)]);
+        build.args(["build", "--locked", "--target", target, "--profile", profile.of(first)]);
         build.args(group.iter().flat_map(|name| ["-p", name]));
+        build.envs(environment.iter().map(|(name, value)| (name, value)));
         passed_on(build)?;
     }
-    Ok(directory(profile.of("agent")))
+    Ok(())
+}
+
+/// Where [`programs_for`] puts the program of a package.
+pub fn directory_for(target: &str, profile: Profile, package: &str) -> PathBuf {
+    target_dir().join(target).join(profile.of(package))
 }
 
 /// The directory of programs of one cargo profile.

@@ -111,7 +111,7 @@ pub fn ready() -> Result<Kubernetes> {
         MODULES.iter().zip(&keys).map(|(module, key)| cache.join(format!("{}-{key}", module.name))).collect();
     for (module, dir) in MODULES.iter().zip(&modules) {
         if !dir.is_dir() {
-            module.build(&cache, dir)?;
+            module.build(&cache, dir, None)?;
         }
     }
     link(&cache, &modules, &all)?;
@@ -119,6 +119,44 @@ pub fn ready() -> Result<Kubernetes> {
     remove(&go_cache(&cache))?;
     eprintln!("==> Kubernetes is ready in {} (took {} s)", all.display(), started.elapsed().as_secs());
     Ok(Kubernetes::Ready(all))
+}
+
+/// The standard CNI plugins alone, for an architecture by Go's name; built if Go is there, `None` if it is not.
+pub fn standard_plugins(architecture: &str) -> Result<Option<PathBuf>> {
+    let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    if let Some(given) = std::env::var_os(GIVEN).filter(|_| architecture == own) {
+        return Ok(Some(PathBuf::from(given).join("cni")));
+    }
+    let module = MODULES.iter().find(|module| module.name == "cni").context("there is no module of CNI plugins")?;
+    let cache = cache()?;
+    let (name, cross) = if architecture == own {
+        (format!("cni-{}", module.key()?), None)
+    } else {
+        (format!("cni-{architecture}-{}", module.key()?), Some(architecture))
+    };
+    let dir = cache.join(name);
+    if !dir.is_dir() {
+        if why_not()?.is_some() {
+            return Ok(None);
+        }
+        fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        let _lock = lock(&cache.join("lock"))?;
+        if !dir.is_dir() {
+            module.build(&cache, &dir, cross)?;
+        }
+    }
+    Ok(Some(dir.join("cni")))
+}
+
+/// The directory of containerd, if it was built.
+pub fn containerd() -> Result<Option<PathBuf>> {
+    if let Some(given) = std::env::var_os(GIVEN) {
+        return Ok(Some(PathBuf::from(given)));
+    }
+    let module =
+        MODULES.iter().find(|module| module.name == "containerd").context("there is no module of containerd")?;
+    let dir = cache()?.join(format!("containerd-{}", module.key()?));
+    Ok(dir.is_dir().then_some(dir))
 }
 
 impl Module {
@@ -155,7 +193,7 @@ impl Module {
         Ok(FLAGS.iter().map(|flag| (*flag).to_owned()).chain(["-ldflags".to_owned(), link]).collect())
     }
 
-    fn build(&self, cache: &Path, dir: &Path) -> Result<()> {
+    fn build(&self, cache: &Path, dir: &Path, architecture: Option<&str>) -> Result<()> {
         let log = cache.join(format!("{}.log", self.name));
         eprintln!("==> building {} with Go ({} when cold; log: {})", self.name, self.takes, log.display());
         let started = Instant::now();
@@ -174,6 +212,7 @@ impl Module {
         if std::env::var_os("GOCACHE").is_none() {
             build.env("GOCACHE", go_cache(cache));
         }
+        build.envs(architecture.map(|name| ("GOARCH", name)));
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         build.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let status = build.status().context("cannot start `nice go build`")?;

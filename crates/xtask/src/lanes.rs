@@ -6,6 +6,7 @@
 //! | `plain` | unit, property, model and contract tests; servers against the API server in process | - |
 //! | `chart` | the Helm chart, rendered and looked at; no cluster | Helm, or Go to build it |
 //! | `netns` | tests marked `#[ignore = "netns"]`, in namespaces of their own | root |
+//! | `images` | the container images, built and tried with the tools that take them | root; for the import: containerd and runc |
 //! | `walkthrough` | the reference run on a real kernel, IPv4 and dual stack | root; ipvlan or QEMU |
 //!
 //! A lane that cannot run is counted as skipped, with the reason; it never counts as passed.
@@ -19,7 +20,7 @@ use serde::Deserialize;
 
 use crate::report::{Check, conclude, step};
 use crate::run::{cargo, command, output, teed};
-use crate::{chart, demo, lint, setup};
+use crate::{chart, demo, images, lint, setup};
 
 /// Which lanes to run.
 #[derive(clap::Args)]
@@ -35,10 +36,11 @@ enum Lane {
     Plain,
     Chart,
     Netns,
+    Images,
     Walkthrough,
 }
 
-const ALL: [Lane; 5] = [Lane::Plain, Lane::Chart, Lane::Netns, Lane::Walkthrough, Lane::Lint];
+const ALL: [Lane; 6] = [Lane::Plain, Lane::Chart, Lane::Netns, Lane::Images, Lane::Walkthrough, Lane::Lint];
 
 /// Runs the lanes and prints the last line `N passed, N failed, N skipped`.
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -55,6 +57,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Lane::Plain => plain()?,
             Lane::Chart => chart::tests()?,
             Lane::Netns => netns()?,
+            Lane::Images => images::lane()?,
             Lane::Walkthrough => walkthrough()?,
         });
         println!("==> lane {lane:?} took {} s", started.elapsed().as_secs());

@@ -9,6 +9,7 @@ mod chart;
 mod demo;
 mod deps;
 mod generate;
+mod images;
 mod kube;
 mod lanes;
 mod lint;
@@ -60,6 +61,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Writes the container images as OCI archives, with their bills of materials.
+    Images(images::Args),
     /// Installs the packages and the Rust target that the other commands need.
     Setup,
 }
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Kube => kube::run(),
         Command::Rbac { check } => generate::rbac(check).map(|()| ExitCode::SUCCESS),
         Command::ChartReadme { check } => chart::readme(check).map(|()| ExitCode::SUCCESS),
+        Command::Images(args) => images::run(&args),
         Command::Setup => setup::everything().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
