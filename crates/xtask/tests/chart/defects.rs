@@ -290,7 +290,7 @@ fn the_cleaning_job_can_run_anywhere_and_says_each_thing_once() {
 
 #[test]
 fn rules_and_dashboard_ask_for_series_that_exist() {
-    let sources = ["crates/agent/src", "crates/controller/src"].map(|dir| crate::names::source(dir)).concat();
+    let sources = ["crates/agent/src", "crates/controller/src"].map(crate::names::source).concat();
     let texts = file("templates/monitoring/prometheusrule.yaml") + &file("files/dashboards/ipam.json");
     let series = crate::names::words(&texts, "spiderpool_");
     assert!(series.len() > 10, "{series:?}");
