@@ -11,6 +11,7 @@
 //! | [`coordinator`] | SpiderCoordinator and the cluster's CIDRs in its status |
 //! | [`pools`] | status, label and finalizer of SpiderIPPools: views of the SpiderIPs, never their source |
 //! | [`gone`] | release of what nodes that are gone held |
+//! | [`definitions`] | the definitions of our kinds, brought to this version before an upgrade |
 //! | [`events`] | what users are told in Events |
 //!
 //! Nothing here stands on the way of an allocation: while the controller is away, pods start and stop all the same.
@@ -18,6 +19,7 @@
 pub mod admission;
 pub mod certificates;
 pub mod coordinator;
+pub mod definitions;
 pub mod events;
 pub mod gone;
 pub mod leader;

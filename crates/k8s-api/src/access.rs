@@ -260,8 +260,8 @@ fn init() -> Vec<Grant> {
 fn crds() -> Vec<Grant> {
     use Component::Crds;
     vec![
-        row(Crds, CRDS, &["customresourcedefinitions"], &["create"], "apply_crds: definitions that a version brings"),
-        row(Crds, CRDS, &["customresourcedefinitions"], &["get", "patch"], "apply_crds: definitions that it changes")
+        row(Crds, CRDS, &["customresourcedefinitions"], &["create"], "definitions: those that a version brings"),
+        row(Crds, CRDS, &["customresourcedefinitions"], &["get", "update"], "definitions: those that it changes")
             .named(DEFINITIONS),
     ]
 }
