@@ -80,8 +80,6 @@ const LEASE: &str = "spiderpool-controller-leases";
 const TLS_SECRET: &str = "{{ .Values.spiderpoolController.tls.secretName }}";
 /// Cilium's ConfigMap.
 const CILIUM: &str = r#"{{ .Values.global.ciliumConfigMap | splitList "/" | last }}"#;
-/// The default SpiderCoordinator.
-const COORDINATOR: &str = "{{ .Values.coordinator.name }}";
 
 const SPIDERPOOL: &str = crate::GROUP;
 const ADMISSION: &str = "admissionregistration.k8s.io";
