@@ -88,7 +88,7 @@ impl World {
         let port = free_port()?;
         let mut command = Command::new(args.bin_dir.join("spiderpool-apiserver"));
         command.arg("--data-dir").arg(at("data")).arg("--listen").arg(format!("127.0.0.1:{port}"));
-        command.arg("--token-file").arg(at("token")).arg("--cert-dir").arg(at("certs"));
+        command.arg("--cert-dir").arg(at("certs"));
         command.arg("--kubeconfig-out").arg(at("kubeconfig"));
         let mut apiserver = Process::start("spiderpool-apiserver", command, &at("apiserver.log"))?;
         let deadline = Instant::now() + Duration::from_secs(30);
