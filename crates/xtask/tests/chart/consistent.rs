@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::helm::{Rendered, containers, pod, render};
+use crate::helm::{Rendered, containers, lint, pod, render};
 
 const VARIANTS: [&str; 6] = [
     "{}",
@@ -35,6 +35,12 @@ fn each(check: impl Fn(&Rendered)) {
         println!("{values}");
         check(&render(values));
     }
+}
+
+#[test]
+#[ignore = "helm"]
+fn helm_has_no_complaint() {
+    lint().unwrap();
 }
 
 #[test]

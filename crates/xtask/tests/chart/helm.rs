@@ -69,6 +69,12 @@ pub fn try_render_for(kubernetes: &str, values: &str) -> Result<Rendered, String
     Ok(Rendered(documents.map(yaml).filter(|object| !object.is_null()).collect()))
 }
 
+/// What `helm lint --strict` says.
+pub fn lint() -> Result<(), String> {
+    let output = Command::new(program()).args(["lint", "--strict"]).arg(chart()).output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stdout).into_owned()) }
+}
+
 /// Renders the chart with `values` (YAML).
 pub fn render(values: &str) -> Rendered {
     try_render(values).unwrap_or_else(|error| panic!("helm refuses {values:?}: {error}"))
