@@ -12,6 +12,18 @@ use crate::selector::{LabelSelector, Labels};
 /// Label whose presence marks a pool as created for an application.
 pub const LABEL_OWNER_APPLICATION_NAME: &str = "ipam.spidernet.io/owner-application-name";
 
+/// Where the allocations of a pool are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Every address in use has a claim.
+    #[default]
+    Claims,
+    /// `status.allocatedIPs` may tell allocations of upstream's agents that have no claim yet.
+    Listed,
+    /// Nobody has looked yet whether pods that run use addresses of the pool.
+    New,
+}
+
 /// The view of a `SpiderIPPool`. Parsed once, when the pool object arrives; `k8s-api` converts into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -49,6 +61,8 @@ pub struct Pool {
     pub labels: Labels,
     /// Addresses that the pool's status shows as used: a hint only, never a decision.
     pub used_hint: SpanSet,
+    /// Where its allocations are kept.
+    pub source: Source,
 }
 
 impl Pool {
@@ -72,6 +86,7 @@ impl Pool {
             multus_names: Vec::new(),
             labels: Labels::new(),
             used_hint: SpanSet::new(),
+            source: Source::Claims,
         }
     }
 

@@ -10,7 +10,7 @@ use ipam::{Family, Pool, RangeError, Route, SpanSet, rules};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::{SpiderIPPool, SpiderIPPoolSpec, SpiderIPPoolStatus, SpiderReservedIPSpec, SpiderSubnetSpec};
+use crate::{SpiderIPPool, SpiderIPPoolSpec, SpiderReservedIPSpec, SpiderSubnetSpec};
 
 /// Why a stored pool cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +64,8 @@ impl TryFrom<&SpiderIPPool> for Pool {
             pod_affinity: spec.pod_affinity.as_ref().map(selector),
             multus_names: spec.multus_name.clone(),
             labels: pool.metadata.labels.clone().unwrap_or_default(),
-            used_hint: pool.status.as_ref().map(|status| used(status, family)).unwrap_or_default(),
+            used_hint: used(pool, family),
+            source: pool.source(),
             ..Self::new(name, subnet, addresses)
         })
     }
@@ -78,9 +79,13 @@ fn routes(routes: Option<&[crate::Route]>) -> Vec<Route> {
     routes.unwrap_or_default().iter().map(|route| Route::new(&route.dst, &route.gw)).collect()
 }
 
-/// A hint, so what does not parse is left out.
-fn used(status: &SpiderIPPoolStatus, family: Family) -> SpanSet {
-    status.used_ranges.iter().filter_map(|range| ipam::Span::parse(range, family).ok()).collect()
+/// A hint, so what does not parse is left out. Upstream's agents keep `allocatedIPs` only.
+fn used(pool: &SpiderIPPool, family: Family) -> SpanSet {
+    let Some(status) = &pool.status else { return SpanSet::new() };
+    let ranges = status.used_ranges.iter().filter_map(|range| ipam::Span::parse(range, family).ok());
+    let records = (pool.source() == ipam::pool::Source::Listed).then(|| pool.records().unwrap_or_default());
+    let listed = records.iter().flat_map(|records| records.iter().map(|(address, _)| ipam::Span::single(address)));
+    ranges.chain(listed.filter(|span| span.family() == family)).collect()
 }
 
 /// The same selector in `ipam`'s type.
@@ -151,6 +156,7 @@ impl From<crate::Route> for Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SpiderIPPoolStatus;
 
     fn pool(spec: serde_json::Value) -> SpiderIPPool {
         serde_json::from_value(serde_json::json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
@@ -191,6 +197,27 @@ mod tests {
         let ranges = vec!["10.1.0.5-10.1.0.6".to_owned(), "nonsense".to_owned()];
         pool.status = Some(SpiderIPPoolStatus { used_ranges: ranges, ..Default::default() });
         assert_eq!(Pool::try_from(&pool).unwrap().used_hint.texts(), ["10.1.0.5-10.1.0.6"]);
+    }
+
+    #[test]
+    fn the_status_tells_where_allocations_are_kept() {
+        use ipam::pool::Source;
+        for (status, source) in [
+            (serde_json::json!(null), Source::New),
+            (serde_json::json!({"totalIPCount": 5}), Source::New),
+            (serde_json::json!({"source": "SpiderIP"}), Source::Claims),
+            (serde_json::json!({"source": "SpiderIP", "allocatedIPs": "{}"}), Source::Claims),
+            (serde_json::json!({"allocatedIPs": "{}"}), Source::Listed),
+            (serde_json::json!({"allocatedIPs": "nonsense"}), Source::Listed),
+        ] {
+            let mut pool = pool(serde_json::json!({"subnet": "10.1.0.0/24"}));
+            pool.status = serde_json::from_value(status.clone()).unwrap();
+            assert_eq!(Pool::try_from(&pool).unwrap().source, source, "{status}");
+        }
+        let mut pool = pool(serde_json::json!({"subnet": "10.1.0.0/24"}));
+        let text = r#"{"10.1.0.7":{"pod":"ns/a","podUid":"u"},"fd00::1":{"pod":"ns/a","podUid":"u"}}"#.to_owned();
+        pool.status = Some(SpiderIPPoolStatus { allocated_ips: Some(text), ..Default::default() });
+        assert_eq!(Pool::try_from(&pool).unwrap().used_hint.texts(), ["10.1.0.7"]);
     }
 
     #[test]

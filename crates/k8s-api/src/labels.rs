@@ -15,6 +15,11 @@ pub const IP_POOL: &str = "ipam.spidernet.io/ippool";
 /// On a SpiderIP: the node that holds the address, shortened by [`value`].
 pub const IP_NODE: &str = "ipam.spidernet.io/node";
 
+/// On the pods of our agents: they keep allocations in SpiderIPs. Agents of upstream lack it.
+pub const AGENT_SOURCE: &str = "ipam.spidernet.io/source";
+/// On the pods of agents, upstream's and ours: the name of the component.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+
 /// On a SpiderMultusConfig: the name of the NetworkAttachmentDefinition.
 pub const MULTUS_CR_NAME: &str = "multus.spidernet.io/cr-name";
 /// On a SpiderMultusConfig: the `cniVersion` of the generated configuration.

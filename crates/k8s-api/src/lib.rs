@@ -15,6 +15,7 @@ pub mod labels;
 pub mod multus;
 pub mod nad;
 pub mod pool;
+pub mod records;
 pub mod reserved;
 mod resource;
 mod schema;

@@ -99,4 +99,31 @@ pub struct SpiderIPPoolStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub used_ranges: Vec<String>,
+    /// SpiderIP once every address in use has a SpiderIP object, so that allocatedIPs is a view. Absent: the pool is new, or upstream's
+    /// agents write allocatedIPs (which takes this member away), and allocations may be told there alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["SpiderIP"]))]
+    pub source: Option<String>,
+}
+
+impl SpiderIPPoolStatus {
+    /// The value of [`SpiderIPPoolStatus::source`] of a pool whose allocations are all SpiderIPs.
+    pub const SPIDER_IP: &'static str = "SpiderIP";
+}
+
+impl SpiderIPPool {
+    /// Where the pool's allocations are kept.
+    pub fn source(&self) -> ipam::pool::Source {
+        let Some(status) = &self.status else { return ipam::pool::Source::New };
+        match (&status.source, &status.allocated_ips) {
+            (Some(source), _) if source == SpiderIPPoolStatus::SPIDER_IP => ipam::pool::Source::Claims,
+            (_, Some(text)) if !text.trim().is_empty() => ipam::pool::Source::Listed,
+            _ => ipam::pool::Source::New,
+        }
+    }
+
+    /// What `status.allocatedIPs` tells.
+    pub fn records(&self) -> Result<crate::records::Records, serde_json::Error> {
+        crate::records::Records::parse(self.status.as_ref().and_then(|status| status.allocated_ips.as_deref()))
+    }
 }

@@ -31,9 +31,11 @@ impl AddState {
         let mut covered: Vec<(&str, Family)> = Vec::new();
         for known in preferred(book.of_pod(&add.pod.uid), &add.container) {
             let Some(holder) = known.stored.claim.pod() else { continue };
-            let use_of = (holder.interface.as_str(), Family::of(known.stored.claim.address));
+            // An imported claim that no NIC is known of is for the NIC that first comes for it.
+            let interface = if is_for_any(&add, &known.stored) { &add.interface } else { &holder.interface };
+            let use_of = (interface.as_str(), Family::of(known.stored.claim.address));
             let foreign = holder.container.as_deref() != Some(add.container.as_str());
-            let of_nic = holder.interface == add.interface;
+            let of_nic = *interface == add.interface;
             match (covered.contains(&use_of), of_nic && foreign) {
                 (true, true) => surplus.push(known.stored.clone()),
                 (true, false) => {}
@@ -45,7 +47,8 @@ impl AddState {
                         pools: Vec::new(),
                         rejected: Vec::new(),
                     };
-                    slots.push(Slot::take_over(want.cloned().unwrap_or_else(nothing), &known.stored, &add.container));
+                    let want = want.cloned().unwrap_or_else(nothing);
+                    slots.push(Slot::take_over(want, &known.stored, &add.container, &add.interface));
                     covered.push(use_of);
                 }
                 (false, false) => {
@@ -63,6 +66,17 @@ impl AddState {
     pub fn is_over(&self) -> bool {
         self.answered && self.slots.iter().all(|slot| matches!(slot.phase, Phase::Done { .. } | Phase::Dropped))
     }
+}
+
+/// Whether a claim without NIC may serve the NIC of an ADD: the ADD wants an address of that pool, or no pool was selected.
+fn is_for_any(add: &Add, stored: &Stored) -> bool {
+    let (claim, family) = (&stored.claim, Family::of(stored.claim.address));
+    let wants = |want: &Want| {
+        let pools = &want.pools;
+        want.interface == add.interface && want.family == family && pools.iter().any(|pool| pool.name == claim.pool)
+    };
+    let is_open = claim.pod().is_some_and(|pod| pod.interface.is_empty());
+    is_open && (add.wants.is_empty() || add.wants.iter().any(wants))
 }
 
 /// Claims of the sandbox itself first: of two for one use they are the ones to keep.

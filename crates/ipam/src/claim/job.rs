@@ -138,7 +138,10 @@ impl Job {
     /// Whether an object is the claim that the job is about: the same pod interface.
     fn is_about(&self, found: &Claim) -> bool {
         match (self.claim.pod(), found.pod()) {
-            (Some(ours), Some(theirs)) => ours.uid == theirs.uid && ours.interface == theirs.interface,
+            (Some(ours), Some(theirs)) => {
+                let open = ours.interface.is_empty() || theirs.interface.is_empty();
+                ours.uid == theirs.uid && (open || ours.interface == theirs.interface)
+            }
             _ => false,
         }
     }

@@ -68,8 +68,8 @@ impl Claims {
     }
 
     /// A claim of this node that appeared after the books were opened, and that no request made: a create that landed after
-    /// it was given up, here or by a former process. Nobody was told of it. It is kept for the pod's next ADD, unless the pod
-    /// has an address for that use already.
+    /// it was given up, here or by a former process, and nobody was told of it; or, without container, one that was imported for a pod
+    /// that runs. It is kept for the pod's next ADD, unless the pod has an address for that use already.
     fn unknown(&mut self, stored: Stored, context: &mut Context<'_>) {
         let given_up =
             self.doubtful.get(&stored.claim.address).is_some_and(|(claim, _)| same_use(claim, &stored.claim));
@@ -87,7 +87,8 @@ impl Claims {
             }
             None => {
                 context.effects.push(Effect::Note(Note::Adopted(stored.claim.clone())));
-                self.book.insert(stored, Use::Ended);
+                let imported = stored.claim.pod().is_some_and(|pod| pod.container.is_none());
+                self.book.insert(stored, if imported { Use::Open } else { Use::Ended });
             }
         }
     }

@@ -92,10 +92,11 @@ impl Slot {
     }
 
     /// A slot that takes an address over for another sandbox of the same pod.
-    pub fn take_over(want: Want, stored: &Stored, container: &str) -> Self {
+    pub fn take_over(want: Want, stored: &Stored, container: &str, interface: &str) -> Self {
         let mut stored = stored.clone();
         if let Holder::Pod(pod) = &mut stored.claim.holder {
             pod.container = Some(container.to_owned());
+            interface.clone_into(&mut pod.interface);
         }
         Self { phase: Phase::TakingOver(stored), ..Self::seek(want) }
     }
@@ -351,7 +352,9 @@ impl Claims {
     /// The claim was read after an update that did not go through.
     fn check_take_over_reply(&mut self, id: SlotId, claim: Claim, outcome: Outcome, context: &mut Context<'_>) {
         let same_pod = |found: &Claim| match (found.pod(), claim.pod()) {
-            (Some(found), Some(ours)) => found.uid == ours.uid && found.interface == ours.interface,
+            (Some(found), Some(ours)) => {
+                found.uid == ours.uid && (found.interface == ours.interface || found.interface.is_empty())
+            }
             _ => false,
         };
         match outcome {

@@ -425,3 +425,78 @@ fn a_list_of_the_node_that_is_older_than_a_claim_does_not_take_it_away() {
     world.event(Event::Reply(op, old));
     assert!(world.calls.is_empty() && world.claims.all().count() == 1);
 }
+
+/// A claim as the import makes it: no container, perhaps no interface.
+fn imported(pod: &str, interface: &str, address: &str) -> Stored {
+    let holder = PodHolder {
+        namespace: "ns".into(),
+        name: pod.into(),
+        uid: format!("uid-of-{pod}"),
+        container: None,
+        interface: interface.into(),
+        node: "node".into(),
+    };
+    let claim = Claim {
+        address: address.parse().unwrap(),
+        pool: "small".into(),
+        state: State::Allocated,
+        holder: Holder::Pod(holder),
+        mac: None,
+    };
+    Stored { claim, uid: format!("o-{address}"), version: "0".into() }
+}
+
+fn with(stored: Vec<Stored>) -> Single {
+    let mut world = Single::new(stored.clone());
+    world.api.objects.extend(stored.into_iter().map(|stored| (stored.claim.address, stored)));
+    world
+}
+
+#[test]
+fn an_imported_claim_is_released_by_the_pods_uid_alone() {
+    for interface in ["eth0", ""] {
+        let mut world = with(vec![imported("a", interface, "10.0.0.2"), imported("b", interface, "10.0.0.3")]);
+        assert_eq!(world.release_now(release("a", "whichever", "eth0", PodFate::Alive)).kept.len(), 1);
+        assert_eq!(world.release_now(release("a", "whichever", "eth0", PodFate::Gone)).freed.len(), 1);
+        let left: Vec<_> = world.api.objects.keys().map(ToString::to_string).collect();
+        assert_eq!(left, ["10.0.0.3"], "another pod's stays");
+    }
+}
+
+#[test]
+fn an_imported_claim_is_taken_over_by_the_pods_next_sandbox() {
+    for interface in ["eth0", ""] {
+        let mut world = with(vec![imported("a", interface, "10.0.0.2")]);
+        let granted = world.add_now(add("a", "c2", "eth0", vec![want("eth0", &[small()])])).unwrap();
+        assert_eq!(granted, [("eth0".to_owned(), "10.0.0.2".parse().unwrap())]);
+        let holder = world.api.objects[&granted[0].1].claim.pod().unwrap().clone();
+        assert_eq!((holder.container.as_deref(), holder.interface.as_str()), (Some("c2"), "eth0"));
+        assert_eq!((world.api.creates, world.api.objects.len()), (0, 1));
+        assert_eq!(world.release_now(release("a", "c2", "eth0", PodFate::Gone)).freed.len(), 1);
+    }
+}
+
+#[test]
+fn an_imported_claim_without_nic_serves_only_where_its_pool_is_wanted() {
+    let mut world = with(vec![imported("a", "", "10.0.0.2")]);
+    let other = pool("other", "10.0.1.0/24", &["10.0.1.9"]);
+    let granted = world.add_now(add("a", "c2", "eth0", vec![want("eth0", &[other])])).unwrap();
+    assert!(granted.contains(&("eth0".to_owned(), "10.0.1.9".parse().unwrap())), "{granted:?}");
+    assert_eq!(world.add_now(add("a", "c2", "net1", vec![want("net1", &[small()])])).unwrap().len(), 2);
+    assert_eq!(world.api.objects.len(), 2);
+}
+
+#[test]
+fn a_claim_that_is_imported_while_the_agent_runs_counts_as_in_use() {
+    let mut world = with(Vec::new());
+    let late = imported("a", "eth0", "10.0.0.2");
+    world.api.objects.insert(late.claim.address, late);
+    let effects = world.claims.step(Event::Reconcile, &mut || 0);
+    assert!(matches!(effects.as_slice(), [Effect::Call { call: Call::ListNode, .. }]));
+    let Effect::Call { op, .. } = effects[0] else { unreachable!() };
+    let listed = Outcome::Claims(world.api.of_node("node"));
+    world.claims.step(Event::Reply(op, listed), &mut || 0);
+    let gone = world.claims.step(Event::PodGone { uid: "uid-of-a".into(), interfaces_gone: false }, &mut || 0);
+    assert_eq!(gone, [], "a sandbox may still use it");
+    assert_eq!(world.release_now(release("a", "x", "eth0", PodFate::Gone)).freed.len(), 1);
+}
