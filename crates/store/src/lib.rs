@@ -9,6 +9,7 @@
 //! | [`cache`] | compact views kept current by a watch |
 //! | [`pods`], [`pools`], [`networks`], [`meta`] | such views, and live reads |
 //! | [`events`] | Kubernetes Events on pods |
+//! | [`upstream`] | `status.allocatedIPs` while agents of upstream allocate from it |
 //!
 //! Nothing here decides: what is written comes from `ipam` or from the caller. Every request is bounded in time; a request
 //! without an answer is reported as such ([`Failure::Unknown`]) and it is the caller who reads back.
@@ -23,6 +24,7 @@ pub mod meta;
 pub mod networks;
 pub mod pods;
 pub mod pools;
+pub mod upstream;
 
 pub use cache::{Cache, Change};
 pub use claims::Claims;

@@ -4,12 +4,15 @@ use crate::cache::{Cache, Change};
 use crate::failure::{Failure, bounded, optional};
 use crate::meta;
 use ipam::Labels;
+use ipam::nad::FIRST_NIC;
 use ipam::liveness::{PodPhase, is_alive};
 use ipam::owner::OwnerRef;
 use k8s_openapi::api::core::v1::Pod as ApiPod;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use serde::Deserialize;
+use std::net::IpAddr;
 
 /// Annotations of a static pod's mirror that hold the UID which the runtime knows the pod by.
 const STATIC_UIDS: [&str; 2] = ["kubernetes.io/config.mirror", "kubernetes.io/config.hash"];
@@ -33,12 +36,55 @@ pub struct Pod {
     pub phase: PodPhase,
     /// Its controller.
     pub controller: Option<OwnerRef>,
+    /// Whether it is in its node's own network, so that its addresses are the node's.
+    pub host_network: bool,
+    /// `status.podIPs`.
+    pub ips: Vec<IpAddr>,
+}
+
+/// One network of annotation `k8s.v1.cni.cncf.io/network-status`.
+#[derive(Deserialize)]
+struct NetworkStatus {
+    #[serde(default)]
+    interface: String,
+    #[serde(default)]
+    ips: Vec<String>,
+    #[serde(default)]
+    default: bool,
 }
 
 impl Pod {
     /// Does it live?
     pub fn is_alive(&self) -> bool {
         is_alive(Some(&self.phase))
+    }
+
+    /// Has it come to its end, so that no sandbox of it will run again?
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// The addresses that the pod's object tells, with their NICs: those of annotation `network-status`, and `status.podIPs`, which are
+    /// those of `eth0`. None of a pod in its node's own network, and none of a finished one: it shows what may be another's by now.
+    pub fn addresses(&self) -> Vec<(IpAddr, String)> {
+        if self.host_network || self.is_finished() {
+            return Vec::new();
+        }
+        let text = self.annotations.get(ipam::annotation::NETWORK_STATUS);
+        let networks: Vec<NetworkStatus> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let mut addresses: Vec<(IpAddr, String)> = Vec::new();
+        for network in networks {
+            let first = network.default && network.interface.is_empty();
+            let nic = if first { FIRST_NIC.to_owned() } else { network.interface };
+            let parsed = network.ips.iter().filter_map(|ip| ip.split('/').next()?.parse().ok());
+            addresses.extend(parsed.map(|ip: IpAddr| (ip, nic.clone())));
+        }
+        for ip in &self.ips {
+            if !addresses.iter().any(|(known, _)| known == ip) {
+                addresses.push((*ip, FIRST_NIC.to_owned()));
+            }
+        }
+        addresses
     }
 
     /// Is this the pod that the runtime calls by `uid`? A runtime that passes no UID means whichever pod has the name.
@@ -65,6 +111,8 @@ impl From<ApiPod> for Pod {
                 restart_policy: spec.restart_policy.unwrap_or_default(),
             },
             controller: meta::controller(meta.owner_references.as_ref()),
+            host_network: spec.host_network.unwrap_or(false),
+            ips: status.pod_ips.into_iter().flatten().filter_map(|one| one.ip.parse().ok()).collect(),
         }
     }
 }
@@ -95,4 +143,31 @@ pub async fn annotate(
     // A UID in a patch is a precondition: the API server refuses to change it.
     let patch = serde_json::json!({"metadata": {"uid": uid, "annotations": {key: value}}});
     bounded(api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(annotation: &str, ips: &[&str], host_network: bool) -> Vec<String> {
+        let object = serde_json::json!({
+            "metadata": {"annotations": {"k8s.v1.cni.cncf.io/network-status": annotation}},
+            "spec": {"hostNetwork": host_network, "containers": []},
+            "status": {"podIPs": ips.iter().map(|ip| serde_json::json!({"ip": ip})).collect::<Vec<_>>()},
+        });
+        let pod = Pod::from(serde_json::from_value::<ApiPod>(object).unwrap());
+        pod.addresses().into_iter().map(|(ip, nic)| format!("{nic}={ip}")).collect()
+    }
+
+    #[test]
+    fn a_pods_object_tells_its_addresses() {
+        let status = r#"[{"name":"a","ips":["10.0.0.1","fd00::1"],"default":true},{"name":"b","interface":"net1","ips":["10.1.0.1/24"]}]"#;
+        assert_eq!(pod(status, &["10.0.0.1", "fd00::1"], false), ["eth0=10.0.0.1", "eth0=fd00::1", "net1=10.1.0.1"]);
+        assert_eq!(pod("nonsense", &["10.0.0.1", "no address"], false), ["eth0=10.0.0.1"]);
+        assert_eq!(pod(status, &["192.168.0.1"], true), [""; 0], "those are the node's");
+        let mut finished = Pod { ips: vec!["10.0.0.1".parse().unwrap()], ..Pod::default() };
+        assert_eq!(finished.addresses().len(), 1);
+        finished.phase.phase = "Failed".into();
+        assert_eq!(finished.addresses(), []);
+    }
 }
