@@ -10,6 +10,7 @@
 //! | [`multus`] | SpiderMultusConfig and its NetworkAttachmentDefinition |
 //! | [`coordinator`] | SpiderCoordinator and the cluster's CIDRs in its status |
 //! | [`pools`] | status, label and finalizer of SpiderIPPools: views of the SpiderIPs, never their source |
+//! | [`upstream`] | the move from upstream: allocations and pods that have no SpiderIPs yet |
 //! | [`gone`] | release of what nodes that are gone held |
 //! | [`definitions`] | the definitions of our kinds, brought to this version before an upgrade |
 //! | [`events`] | what users are told in Events |
@@ -28,6 +29,7 @@ pub mod pools;
 pub mod process;
 pub mod serve;
 pub mod settings;
+pub mod upstream;
 pub mod webhooks;
 
 /// The process' name, as logs, metrics and events show it.

@@ -64,6 +64,8 @@ pub struct Settings {
     pub deployment: String,
     /// `SPIDERPOOL_LEADER_*`.
     pub leader: Timing,
+    /// `SPIDERPOOL_AGENT_NAME`: component of the agents' pods, upstream's and ours.
+    pub agent: String,
     /// `SPIDERPOOL_HEALTH_PORT`.
     pub health_port: u16,
     /// `SPIDERPOOL_METRIC_HTTP_PORT`, if `SPIDERPOOL_ENABLED_METRIC`.
@@ -153,6 +155,7 @@ impl Settings {
             pod: env.required("SPIDERPOOL_POD_NAME")?,
             deployment: not_empty(env.text("SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME", crate::NAME), crate::NAME),
             leader: leader::timing(env)?,
+            agent: not_empty(env.text("SPIDERPOOL_AGENT_NAME", "spiderpool-agent"), "spiderpool-agent"),
             health_port: env.port("SPIDERPOOL_HEALTH_PORT", 5720)?,
             metrics_port: env.flag("SPIDERPOOL_ENABLED_METRIC", false)?.then_some(metrics_port),
             debug_metrics: env.flag("SPIDERPOOL_ENABLED_DEBUG_METRIC", false)?,

@@ -4,6 +4,10 @@
 //! is due is compared with what it should be and patched where it differs. Nothing is written before both watches have
 //! been read once: a ledger that is half full would show addresses in use as free.
 //!
+//! A status is a view of SpiderIPs only where it says so itself (`status.source`); of other pools, and while agents of upstream are at
+//! work, no more than the total is written, until [`crate::upstream`] has taken the pool over. All writes of a status name the version
+//! of the pool that they were decided on.
+//!
 //! The finalizer of a terminating pool is removed when a list of its SpiderIPs, read from the API itself, is empty.
 
 use std::{
@@ -16,6 +20,7 @@ use std::{
 
 use daemon::{Chain, Stop, health::Guard};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use ipam::pool::Source;
 use k8s_api::{FINALIZER, SpiderIP, SpiderIPPool, SpiderIPPoolStatus, labels};
 use kube::{
     Api, Client, ResourceExt,
@@ -26,10 +31,17 @@ use kube::{
     },
 };
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{metrics::Metrics, pace::Pace, view::Ledger};
-use crate::events::Events;
+use crate::{
+    events::Events,
+    upstream::{
+        Phase,
+        import::{self, Known},
+        sources::Sources,
+    },
+};
 
 /// Pools that are written at the same time.
 const PARALLEL: usize = 16;
@@ -46,16 +58,24 @@ pub struct Context {
     pub nodes: Arc<AtomicUsize>,
     /// Counters.
     pub metrics: Metrics,
+    /// Which agents are at work.
+    pub phase: watch::Receiver<Phase>,
+    /// Who is who, for the import.
+    pub sources: Sources,
 }
 
 /// A write or read that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {step} SpiderIPPool {pool}")]
-struct Error {
-    step: &'static str,
-    pool: String,
-    #[source]
-    source: kube::Error,
+enum Error {
+    #[error("cannot {step} SpiderIPPool {pool}")]
+    Pool {
+        step: &'static str,
+        pool: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error(transparent)]
+    Import(#[from] import::Error),
 }
 
 /// Runs until `stop`; `synced` is dropped once both watches have been read.
@@ -63,6 +83,7 @@ pub async fn run(context: Context, stop: Stop, synced: Guard) -> Result<(), std:
     let config = watcher::Config::default;
     let mut ips = watcher(Api::<SpiderIP>::all(context.client.clone()), config()).default_backoff().boxed();
     let mut pools = watcher(Api::<SpiderIPPool>::all(context.client.clone()), config()).default_backoff().boxed();
+    let mut phase = context.phase.clone();
     let mut keeper = Keeper::new(context, synced);
     let mut writes = FuturesUnordered::new();
     loop {
@@ -71,6 +92,7 @@ pub async fn run(context: Context, stop: Stop, synced: Guard) -> Result<(), std:
             () = stop.cancelled() => break,
             Some(event) = ips.next() => keeper.heard("SpiderIPs", event, Keeper::ip),
             Some(event) = pools.next() => keeper.heard("SpiderIPPools", event, Keeper::pool),
+            Ok(()) = phase.changed() => keeper.changed(keeper.pools.keys().cloned().collect::<Vec<_>>()),
             Some((pool, outcome)) = writes.next(), if !writes.is_empty() => keeper.wrote(&pool, outcome),
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                 writes.extend(keeper.due());
@@ -82,8 +104,8 @@ pub async fn run(context: Context, stop: Stop, synced: Guard) -> Result<(), std:
     Ok(())
 }
 
-/// A pool and how its write ended.
-type Written = (Arc<str>, Result<(), Error>);
+/// A pool and how its write ended: true when nothing is left to be done.
+type Written = (Arc<str>, Result<bool, Error>);
 
 struct Keeper {
     context: Arc<Context>,
@@ -195,15 +217,19 @@ impl Keeper {
     fn due(&mut self) -> Option<BoxFuture<'static, Written>> {
         let name = self.pace.next(Instant::now())?;
         let pool = self.pools.get(&name)?;
+        let phase = *self.context.phase.borrow();
+        let status = self.ledger.status(pool, self.context.max_allocated_ips);
         let work = Work {
-            status: self.ledger.status(pool, self.context.max_allocated_ips),
+            import: self.import(pool, phase, &status),
+            phase,
+            status,
             used: self.ledger.count(&name),
             example: self.ledger.example(&name).map(|(address, pod)| format!("{address} of {pod}")),
             pool: Arc::clone(pool),
         };
         self.context.metrics.status(&name, &work.status);
         let deliveries = work.deliveries();
-        if deliveries == 0 && pool.metadata.deletion_timestamp.is_none() {
+        if deliveries == 0 && work.import.is_none() && pool.metadata.deletion_timestamp.is_none() {
             self.pace.succeeded(&name);
             return None;
         }
@@ -214,10 +240,23 @@ impl Keeper {
         Some(async move { (name, work.settle(&context).await) }.boxed())
     }
 
-    fn wrote(&mut self, pool: &Arc<str>, outcome: Result<(), Error>) {
+    /// What is to be imported, if anything is.
+    fn import(&self, pool: &SpiderIPPool, phase: Phase, status: &SpiderIPPoolStatus) -> Option<Known> {
+        if pool.source() == Source::Claims && phase != Phase::Mixed {
+            return None;
+        }
+        let records = pool.records().unwrap_or_default();
+        let (missing, released) = self.ledger.compare(&pool.name_any(), &records);
+        let known = Known { missing, released, status: status.clone() };
+        import::is_due(pool, phase, &known).then_some(known)
+    }
+
+    fn wrote(&mut self, pool: &Arc<str>, outcome: Result<bool, Error>) {
         let again = self.busy.remove(pool).unwrap_or_default();
         match outcome {
-            Ok(()) => self.pace.succeeded(pool),
+            Ok(true) => self.pace.succeeded(pool),
+            // To be looked at again.
+            Ok(false) => self.pace.failed(pool, Instant::now()),
             Err(error) => {
                 tracing::warn!(pool = &**pool, error = %Chain(&error), "pool not written");
                 self.pace.failed(pool, Instant::now());
@@ -235,28 +274,50 @@ struct Work {
     status: SpiderIPPoolStatus,
     used: usize,
     example: Option<String>,
+    phase: Phase,
+    import: Option<Known>,
 }
 
 impl Work {
     /// How many writes bring it about.
     fn deliveries(&self) -> usize {
-        usize::from(self.metadata().is_some()) + usize::from(self.status_patch().is_some())
+        usize::from(self.metadata().is_some()) + usize::from(self.status_patch(&self.pool).is_some())
     }
 
-    async fn settle(&self, context: &Context) -> Result<(), Error> {
+    async fn settle(&self, context: &Context) -> Result<bool, Error> {
         let name = self.pool.name_any();
         let api = Api::<SpiderIPPool>::all(context.client.clone());
         let params = PatchParams::default();
+        let mut pool = Arc::clone(&self.pool);
         if let Some(patch) = self.metadata() {
-            done(api.patch(&name, &params, &Patch::Merge(patch)).await, "label", &name)?;
+            let written = done(api.patch(&name, &params, &Patch::Merge(patch)).await, "label", &name)?;
+            match written {
+                Some(written) if written.status == pool.status && written.spec == pool.spec => pool = Arc::new(written),
+                // What was decided is out of date: the watch brings the pool again.
+                _ => return Ok(true),
+            }
         }
-        if let Some(patch) = self.status_patch() {
-            done(api.patch_status(&name, &params, &Patch::Merge(patch)).await, "write the status of", &name)?;
+        if let Some(patch) = self.status_patch(&pool) {
+            let written = api.patch_status(&name, &params, &Patch::Merge(patch)).await;
+            match done(written, "write the status of", &name)? {
+                Some(written) => pool = Arc::new(written),
+                None => return Ok(true),
+            }
+        }
+        let mut settled = true;
+        if let Some(known) = &self.import {
+            let import = import::Context {
+                client: context.client.clone(),
+                events: &context.events,
+                sources: &context.sources,
+                phase: self.phase,
+            };
+            settled = import::settle(&import, &pool, known).await?;
         }
         if self.pool.metadata.deletion_timestamp.is_some() {
             self.let_go(context, &api).await?;
         }
-        Ok(())
+        Ok(settled)
     }
 
     /// The patch of label and finalizer: also for pools that no webhook has touched.
@@ -281,19 +342,23 @@ impl Work {
         (!metadata.is_empty()).then(|| json!({"metadata": metadata}))
     }
 
-    fn status_patch(&self) -> Option<Value> {
-        let stored = self.pool.status.clone().unwrap_or_default();
-        if stored == self.status {
-            return None;
-        }
+    fn status_patch(&self, pool: &SpiderIPPool) -> Option<Value> {
+        let stored = pool.status.clone().unwrap_or_default();
         let wanted = &self.status;
-        let used_ranges = Some(&wanted.used_ranges).filter(|ranges| !ranges.is_empty());
-        Some(json!({"status": {
-            "allocatedIPs": wanted.allocated_ips,
-            "allocatedIPCount": wanted.allocated_ip_count,
-            "totalIPCount": wanted.total_ip_count,
-            "usedRanges": used_ranges,
-        }}))
+        let status = if pool.source() == Source::Claims && self.phase == Phase::Ours {
+            let used_ranges = Some(&wanted.used_ranges).filter(|ranges| !ranges.is_empty());
+            let status = json!({
+                "allocatedIPs": wanted.allocated_ips,
+                "allocatedIPCount": wanted.allocated_ip_count,
+                "totalIPCount": wanted.total_ip_count,
+                "usedRanges": used_ranges,
+            });
+            (stored != *wanted).then_some(status)
+        } else {
+            (stored.total_ip_count != wanted.total_ip_count).then(|| json!({"totalIPCount": wanted.total_ip_count}))
+        }?;
+        let metadata = json!({"resourceVersion": pool.resource_version(), "uid": pool.uid()});
+        Some(json!({"metadata": metadata, "status": status}))
     }
 
     /// Removes the finalizer of a terminating pool that nobody uses.
@@ -301,6 +366,9 @@ impl Work {
         let name = self.pool.name_any();
         if !self.pool.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
             return Ok(());
+        }
+        if self.pool.source() != Source::Claims && !self.pool.records().is_ok_and(|records| records.is_empty()) {
+            return Ok(()); // not before what upstream recorded is imported
         }
         if self.used > 0 {
             let example = self.example.as_deref().unwrap_or_default();
@@ -313,7 +381,7 @@ impl Work {
         }
         let of_pool = ListParams::default().labels(&format!("{}={}", labels::IP_POOL, labels::value(&name)));
         let ips = Api::<SpiderIP>::all(context.client.clone()).list(&of_pool).await;
-        let ips = ips.map_err(|source| Error { step: "list the SpiderIPs of", pool: name.clone(), source })?;
+        let ips = ips.map_err(|source| Error::Pool { step: "list the SpiderIPs of", pool: name.clone(), source })?;
         if ips.items.iter().any(|ip| ip.spec.pool == name) {
             return Ok(()); // the watch will tell when they are gone
         }
@@ -327,11 +395,11 @@ impl Work {
     }
 }
 
-/// A pool that is gone needs nothing.
-fn done<T>(outcome: kube::Result<T>, step: &'static str, pool: &str) -> Result<(), Error> {
+/// A pool that is gone needs nothing; of one that has changed the watch will tell.
+fn done<T>(outcome: kube::Result<T>, step: &'static str, pool: &str) -> Result<Option<T>, Error> {
     match outcome {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(source) => Err(Error { step, pool: pool.to_owned(), source }),
+        Ok(written) => Ok(Some(written)),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+        Err(source) => Err(Error::Pool { step, pool: pool.to_owned(), source }),
     }
 }

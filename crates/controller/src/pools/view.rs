@@ -7,8 +7,10 @@ use std::{
 };
 
 use ipam::{SpanSet, rules::PoolSpec};
-use k8s_api::{SpiderIP, SpiderIPPool, SpiderIPPoolStatus};
-use serde::Serialize;
+use k8s_api::{
+    SpiderIP, SpiderIPPool, SpiderIPPoolStatus,
+    records::{Record, Records},
+};
 
 /// Ranges in `status.usedRanges`, as the CRD limits them.
 const MAX_RANGES: usize = 256;
@@ -23,15 +25,9 @@ pub struct Ledger {
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     pool: Arc<str>,
-    pod: Option<PodRecord>,
-}
-
-/// A record of `status.allocatedIPs` in upstream's form.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct PodRecord {
-    pod: String,
-    #[serde(rename = "podUid")]
-    uid: String,
+    pod: Option<Record>,
+    /// No sandbox has come for it since it was imported.
+    imported: bool,
 }
 
 impl Ledger {
@@ -39,8 +35,9 @@ impl Ledger {
     pub fn apply(&mut self, ip: &SpiderIP) -> Vec<Arc<str>> {
         let Some(address) = ip.address() else { return Vec::new() };
         let pod = ip.spec.holder.pod();
-        let pod = pod.map(|pod| PodRecord { pod: format!("{}/{}", pod.namespace, pod.name), uid: pod.uid.clone() });
-        let entry = Entry { pool: ip.spec.pool.as_str().into(), pod };
+        let imported = pod.is_some_and(|pod| pod.container_id.is_none());
+        let pod = pod.map(|pod| Record::new(&pod.namespace, &pod.name, &pod.uid));
+        let entry = Entry { pool: ip.spec.pool.as_str().into(), pod, imported };
         if self.entries.get(&address) == Some(&entry) {
             return Vec::new();
         }
@@ -92,6 +89,24 @@ impl Ledger {
         Some((address, pod.map_or("no pod", |record| record.pod.as_str())))
     }
 
+    /// What upstream's records tell of the pool beyond what is known here: allocations without SpiderIP, and imported SpiderIPs
+    /// whose allocation is no longer recorded.
+    pub fn compare(&self, pool: &str, records: &Records) -> (Vec<(IpAddr, Record)>, Vec<(IpAddr, Record)>) {
+        let covered = |address: &IpAddr, record: &Record| {
+            let pod = self.entries.get(address).and_then(|entry| entry.pod.as_ref());
+            pod.is_some_and(|pod| pod.uid == record.uid)
+        };
+        let missing = records.iter().filter(|(address, record)| !covered(address, record));
+        let missing = missing.map(|(address, record)| (address, record.clone())).collect();
+        let released = self.pools.get(pool).into_iter().flatten().filter_map(|address| {
+            let entry = self.entries.get(address).filter(|entry| entry.imported)?;
+            let pod = entry.pod.as_ref()?;
+            let recorded = records.get(*address).is_some_and(|record| record.uid == pod.uid);
+            (!recorded).then(|| (*address, pod.clone()))
+        });
+        (missing, released.collect())
+    }
+
     /// The status that the pool shall have. `allocatedIPs` lists at most `max` addresses; the counts are exact. The total of
     /// a pool whose ranges do not parse is left as it is.
     pub fn status(&self, pool: &SpiderIPPool, max: usize) -> SpiderIPPoolStatus {
@@ -104,6 +119,7 @@ impl Ledger {
             total_ip_count: total.or(pool.status.as_ref().and_then(|status| status.total_ip_count)),
             allocated_ip_count: Some(i64::try_from(used.len()).unwrap_or(i64::MAX)),
             used_ranges: ranges(used),
+            source: Some(SpiderIPPoolStatus::SPIDER_IP.to_owned()),
         }
     }
 
@@ -112,7 +128,7 @@ impl Ledger {
             let record = self.entries.get(address)?.pod.as_ref()?;
             Some((address.to_string(), record))
         });
-        let records: BTreeMap<String, &PodRecord> = records.take(max).collect();
+        let records: BTreeMap<String, &Record> = records.take(max).collect();
         (!records.is_empty()).then(|| serde_json::to_string(&records).expect("texts are JSON"))
     }
 }

@@ -9,7 +9,7 @@ use daemon::{Readiness, Stop, Tasks, tasks::TaskError};
 use kube::Client;
 
 use super::Shared;
-use crate::{coordinator, events::Events, gone, leader::Term, multus, pools, settings::Settings};
+use crate::{coordinator, events::Events, gone, leader::Term, multus, pools, settings::Settings, upstream};
 
 /// Time for what is under way when the process is to end; then the lease is given back.
 const GRACE: Duration = Duration::from_secs(5);
@@ -43,12 +43,17 @@ impl Leading {
         let (settings, shared) = (&self.settings, &self.shared);
         let stop = tasks.stop();
         let events = Arc::new(Events::new(client.clone(), &settings.pod));
+        let (tell_phase, phase) = tokio::sync::watch::channel(upstream::Phase::Unknown);
+        let watch = upstream::watch(client.clone(), settings.agent.clone(), tell_phase, stop.clone());
+        self.spawn(tasks, "agents of upstream", watch);
         let pools = pools::keeper::Context {
             client: client.clone(),
             events: Arc::clone(&events),
             max_allocated_ips: settings.max_allocated_ips,
             nodes: Arc::clone(&shared.nodes),
             metrics: shared.pools.clone(),
+            phase,
+            sources: upstream::sources::Sources::new(client.clone()),
         };
         let synced = self.readiness.hold("pool views");
         self.spawn(tasks, "pool views", pools::keeper::run(pools, stop.clone(), synced));

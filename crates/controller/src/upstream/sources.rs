@@ -1,0 +1,220 @@
+//! Who a recorded UID is: pods and SpiderEndpoints, listed once in full, later read one by one.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ipam::SpanSet;
+use k8s_api::{SpiderEndpoint, records::Record};
+use k8s_openapi::api::core::v1::Pod as ApiPod;
+use kube::{Api, Client, ResourceExt, api::ListParams};
+use store::{
+    Failure,
+    failure::{bounded, optional},
+    pods::Pod,
+};
+use tokio::sync::OnceCell;
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+/// How long the lists are believed. Afterwards they only say where to look.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// Who has an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// UID of the pod.
+    pub uid: String,
+    /// Its node, as far as anybody tells.
+    pub node: String,
+    /// The NIC that has the address; empty if nobody tells.
+    pub interface: String,
+    /// Whether the pod's object exists. If not, its endpoint does.
+    pub exists: bool,
+}
+
+/// Reads pods and endpoints.
+pub struct Sources {
+    client: Client,
+    lists: OnceCell<Arc<Lists>>,
+}
+
+struct Lists {
+    at: Instant,
+    pods: HashMap<String, Known>,
+    endpoints: HashMap<String, Known>,
+    addresses: BTreeMap<IpAddr, Vec<String>>,
+}
+
+/// What is kept of a pod or an endpoint.
+#[derive(Clone, Debug)]
+struct Known {
+    namespace: String,
+    name: String,
+    node: String,
+    addresses: Vec<(IpAddr, String)>,
+    finished: bool,
+}
+
+impl Known {
+    fn of_pod(pod: &Pod) -> Self {
+        let (namespace, name, node) = (pod.namespace.clone(), pod.name.clone(), pod.node.clone());
+        Self { namespace, name, node, addresses: pod.addresses(), finished: pod.is_finished() }
+    }
+
+    fn of_endpoint(endpoint: &SpiderEndpoint) -> Option<(String, Self)> {
+        let current = &endpoint.status.as_ref()?.current;
+        let parse = |text: &String| text.split('/').next()?.parse().ok();
+        let of_nic = |nic: &k8s_api::endpoint::IPAllocationDetail| {
+            let addresses: Vec<IpAddr> = nic.ipv4.iter().chain(&nic.ipv6).filter_map(parse).collect();
+            addresses.into_iter().map(|address| (address, nic.interface.clone())).collect::<Vec<_>>()
+        };
+        let known = Self {
+            namespace: endpoint.namespace().unwrap_or_default(),
+            name: endpoint.name_any(),
+            node: current.node.clone(),
+            addresses: current.ips.iter().flat_map(of_nic).collect(),
+            finished: false,
+        };
+        (!current.uid.is_empty()).then(|| (current.uid.clone(), known))
+    }
+
+    fn interface(&self, address: IpAddr) -> Option<String> {
+        self.addresses.iter().find(|(known, _)| *known == address).map(|(_, nic)| nic.clone())
+    }
+}
+
+impl Sources {
+    /// Sources behind this client; nothing is read yet.
+    pub fn new(client: Client) -> Self {
+        Self { client, lists: OnceCell::new() }
+    }
+
+    /// Who the pod of a record is. `None`: read from the API itself, neither the pod nor an endpoint of it exists.
+    pub async fn holder(&self, address: IpAddr, record: &Record) -> Result<Option<Holder>, Failure> {
+        let lists = self.lists().await?;
+        let (pod, endpoint) = if lists.at.elapsed() < FRESH && lists.pods.contains_key(&record.uid) {
+            (lists.pods.get(&record.uid).cloned(), lists.endpoints.get(&record.uid).cloned())
+        } else {
+            (self.pod(record).await?, self.endpoint(record).await?)
+        };
+        let Some(known) = pod.as_ref().or(endpoint.as_ref()) else { return Ok(None) };
+        let told = endpoint.as_ref().and_then(|endpoint| endpoint.interface(address));
+        let interface = told.or_else(|| pod.as_ref()?.interface(address)).unwrap_or_default();
+        let node = Some(known.node.clone()).filter(|node| !node.is_empty());
+        Ok(Some(Holder {
+            namespace: known.namespace.clone(),
+            name: known.name.clone(),
+            uid: record.uid.clone(),
+            node: node.or(endpoint.map(|endpoint| endpoint.node)).unwrap_or_default(),
+            interface,
+            exists: pod.is_some(),
+        }))
+    }
+
+    /// The pods that had one of these addresses when the lists were taken, and endpoints of pods that still exist.
+    pub async fn users(&self, addresses: &SpanSet) -> Result<Vec<(IpAddr, Record)>, Failure> {
+        let lists = self.lists().await?;
+        let mut users = Vec::new();
+        for span in addresses.spans() {
+            for (address, uids) in lists.addresses.range(span.first()..=span.last()) {
+                let known = |uid: &String| {
+                    let known = lists.pods.get(uid)?;
+                    Some((*address, Record::new(&known.namespace, &known.name, uid)))
+                };
+                users.extend(uids.iter().filter_map(known));
+            }
+        }
+        Ok(users)
+    }
+
+    /// Whether a pod of this UID exists, read from the API itself.
+    pub async fn exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, Failure> {
+        Ok(self.pod(&Record::new(namespace, name, uid)).await?.is_some())
+    }
+
+    /// A pod, by its UID: the record of a virtual machine bears the machine's name, not the pod's.
+    async fn pod(&self, record: &Record) -> Result<Option<Known>, Failure> {
+        let Some((namespace, name)) = record.names() else { return Ok(None) };
+        let found = store::pods::read(&self.client, namespace, name).await?;
+        if let Some(pod) = found.filter(|pod| pod.uid == record.uid) {
+            return Ok(Some(Known::of_pod(&pod)));
+        }
+        let pods = Api::<ApiPod>::namespaced(self.client.clone(), namespace);
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            let list = bounded(pods.list(&page)).await?;
+            if let Some(pod) = list.items.into_iter().find(|pod| pod.metadata.uid.as_ref() == Some(&record.uid)) {
+                return Ok(Some(Known::of_pod(&pod.into())));
+            }
+            match list.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => page = page.continue_token(&next),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    async fn endpoint(&self, record: &Record) -> Result<Option<Known>, Failure> {
+        let Some((namespace, name)) = record.names() else { return Ok(None) };
+        let endpoints = Api::<SpiderEndpoint>::namespaced(self.client.clone(), namespace);
+        let found = optional(bounded(endpoints.get(name)).await)?;
+        let known = found.and_then(|endpoint| Known::of_endpoint(&endpoint));
+        Ok(known.filter(|(uid, _)| *uid == record.uid).map(|(_, known)| known))
+    }
+
+    async fn lists(&self) -> Result<Arc<Lists>, Failure> {
+        self.lists.get_or_try_init(|| self.list()).await.cloned()
+    }
+
+    async fn list(&self) -> Result<Arc<Lists>, Failure> {
+        let at = Instant::now();
+        let mut pods = HashMap::new();
+        let each = |pod: ApiPod| {
+            let pod = Pod::from(pod);
+            if !pod.host_network && !pod.uid.is_empty() {
+                pods.insert(pod.uid.clone(), Known::of_pod(&pod));
+            }
+        };
+        pages(&Api::<ApiPod>::all(self.client.clone()), each).await?;
+        let mut endpoints = HashMap::new();
+        let each = |endpoint: SpiderEndpoint| endpoints.extend(Known::of_endpoint(&endpoint));
+        pages(&Api::<SpiderEndpoint>::all(self.client.clone()), each).await?;
+        let mut addresses: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
+        // An endpoint keeps telling the addresses of a finished pod, which may be another's by now.
+        let is_alive = |uid: &String| pods.get(uid).is_some_and(|pod| !pod.finished);
+        let of_living = endpoints.iter().filter(|(uid, _)| is_alive(uid));
+        for (uid, known) in pods.iter().chain(of_living) {
+            for (address, _) in &known.addresses {
+                let uids = addresses.entry(*address).or_default();
+                if !uids.contains(uid) {
+                    uids.push(uid.clone());
+                }
+            }
+        }
+        tracing::info!(pods = pods.len(), endpoints = endpoints.len(), "pods and endpoints listed for the import");
+        Ok(Arc::new(Lists { at, pods, endpoints, addresses }))
+    }
+}
+
+/// Hands every object of a consistent list on.
+async fn pages<K>(api: &Api<K>, mut each: impl FnMut(K)) -> Result<(), Failure>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let list = bounded(api.list(&page)).await?;
+        list.items.into_iter().for_each(&mut each);
+        match list.metadata.continue_.filter(|next| !next.is_empty()) {
+            Some(next) => page = page.continue_token(&next),
+            None => return Ok(()),
+        }
+    }
+}
