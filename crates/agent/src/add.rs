@@ -6,20 +6,29 @@
 use crate::agent::{Agent, PodError};
 use crate::metrics::Class;
 use crate::records::{self, Record};
+use crate::upstream::NotBooked;
 use ipam::annotation::{AnnotationError, POD_ROUTES, PoolNames};
-use ipam::claim::{Add, AddError, Granted, PodKey, Want};
+use ipam::claim::{Add, AddError, Granted, PodFate, PodKey, Release, Want};
 use ipam::detail::{Allocation, Response};
 use ipam::owner::{OwnerRef, Step, TopController};
 use ipam::select::{self, Cni, MasterAddresses, Request, SelectError, Selection};
-use ipam::{Pool, Route};
+use ipam::{Family, Pool, Route};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use store::events::PodEvent;
 use store::meta::{Meta, OwnerError};
 use store::pods::Pod;
 use store::pools::{BrokenPool, Snapshot};
 use store::{Failure, meta};
 use wire::agent::{AddArgs, AddResponse, IpConfig};
+
+/// Addresses that are tried when upstream takes them meanwhile.
+const TRIES: usize = 5;
+/// How long an ADD waits for the controller to look at a new pool. A plugin waits 100 s.
+const NEW_POOLS: Duration = Duration::from_secs(20);
+/// How often it looks.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// Why an ADD failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +72,18 @@ pub enum AddFailure {
     /// No addresses.
     #[error(transparent)]
     Claim(#[from] AddError),
+    /// No addresses of pools that upstream allocates from, too.
+    #[error(transparent)]
+    NotBooked(#[from] NotBooked),
+    /// Agents of upstream were always faster.
+    #[error("gave up after {TRIES} addresses that agents of upstream Spiderpool took meanwhile")]
+    Outrun,
+    /// Pools that may not be used yet.
+    #[error("SpiderIPPool {} is new, and the controller has not looked yet whether running pods use its addresses (status.source is empty): is spiderpool-controller running?", pools.join(", "))]
+    New {
+        /// Their names.
+        pools: Vec<String>,
+    },
     /// An address of a pool that is not there any more.
     #[error("SpiderIPPool {pool}, from which the pod has {address}, cannot be read")]
     Pool {
@@ -136,7 +157,7 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
         Some(value) => ipam::annotation::routes(value)?,
         None => Vec::new(),
     };
-    let selected = selection(agent, args, &pod).await;
+    let selected = settled_selection(agent, args, &pod).await;
     let has_claims = || !agent.books.of_pod(&pod.uid).is_empty();
     let (selection, refusal) = match selected {
         Ok(selection) => (Some(selection), None),
@@ -151,13 +172,68 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
         wants: selection.as_ref().map(Selection::wants).unwrap_or_default(),
         reserved: agent.caches.reserved.addresses(),
     };
-    let granted = match (agent.books.add(add).await, refusal) {
+    let granted = match (claimed(agent, &pod, add).await, refusal) {
         // The NIC of this ADD has nothing: then it is the selection that failed.
-        (Err(AddError::Nothing { .. }), Some(failure)) => return Err(failure),
+        (Err(AddFailure::Claim(AddError::Nothing { .. })), Some(failure)) => return Err(failure),
         (outcome, _) => outcome?,
     };
     let record = record(agent, &pod, selection.as_ref(), &granted, &routes).await?;
     Ok(answer(ipam::detail::response(&record.nics)))
+}
+
+/// Claims, and books with upstream what upstream might give too. What upstream has given is given back, and others are tried.
+async fn claimed(agent: &Agent, pod: &Pod, mut add: Add) -> Result<Vec<Granted>, AddFailure> {
+    for _ in 0..TRIES {
+        let granted = agent.books.add(add.clone()).await?;
+        let taken = agent.upstream.enter(pod, &granted).await?;
+        let lost = granted.iter().map(|one| &one.stored.claim).filter(|claim| taken.contains(claim.address));
+        let nics: BTreeSet<String> = lost.filter_map(|claim| Some(claim.pod()?.interface.clone())).collect();
+        if nics.is_empty() {
+            return Ok(granted);
+        }
+        for nic in nics {
+            let release = Release {
+                pod_uid: Some(pod.uid.clone()),
+                container: add.container.clone(),
+                interface: Some(nic),
+                fate: PodFate::Rejected,
+            };
+            agent.books.release(release).await;
+        }
+        add.reserved = Arc::new(add.reserved.union(&taken));
+    }
+    Err(AddFailure::Outrun)
+}
+
+/// A selection out of pools that may be used. New ones are waited for; at last those that are left must do.
+async fn settled_selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<Selection, AddFailure> {
+    let started = Instant::now();
+    loop {
+        let mut selection = selection(agent, args, pod).await?;
+        let claims = agent.books.of_pod(&pod.uid);
+        let is_covered = |want: &Want| {
+            let mut claims = claims.iter().map(|stored| &stored.claim);
+            claims.any(|claim| claim.pod().is_some_and(|pod| pod.interface == want.interface) && Family::of(claim.address) == want.family)
+        };
+        let is_new = |pool: &Arc<Pool>| agent.upstream.is_new(pool);
+        let wants = selection.nics.iter_mut().flat_map(|plan| &mut plan.wants).filter(|want| !is_covered(want));
+        let waiting: Vec<&mut Want> = wants.filter(|want| want.pools.iter().any(is_new)).collect();
+        if waiting.is_empty() {
+            return Ok(selection);
+        }
+        if started.elapsed() < NEW_POOLS {
+            tokio::time::sleep(GLANCE).await;
+            continue;
+        }
+        for want in waiting {
+            let (new, others): (Vec<_>, Vec<_>) = want.pools.drain(..).partition(is_new);
+            if others.is_empty() {
+                return Err(AddFailure::New { pools: new.iter().map(|pool| pool.name.clone()).collect() });
+            }
+            want.pools = others;
+        }
+        return Ok(selection);
+    }
 }
 
 fn dead(pod: &Pod) -> AddFailure {

@@ -7,6 +7,7 @@ use crate::events::EventQueue;
 use crate::metrics::Metrics;
 use crate::records::Records;
 use crate::settings::Settings;
+use crate::upstream::Upstream;
 use kube::Client;
 use std::sync::Arc;
 use store::pods::Pod;
@@ -25,6 +26,8 @@ pub struct Agent {
     pub books: Books,
     /// What pods were told.
     pub records: Arc<Records>,
+    /// The move from upstream.
+    pub upstream: Arc<Upstream>,
     /// Endpoint writes.
     pub endpoints: EndpointQueue,
     /// Events on pods.

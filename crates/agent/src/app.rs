@@ -1,7 +1,7 @@
 //! Brings an agent up and down.
 //!
-//! Order of the start: ports (probes say what is waited for) → caches and the node's claims, however long the API server takes → notes and
-//! claims of the previous process → the socket. While there is no socket, plugins leave release notes. At the end running requests are
+//! Order of the start: ports (probes say what is waited for) → whether agents of upstream are at work → caches → claims for pods that
+//! have none → the node's claims, all however long the API server takes → notes and claims of the previous process → the socket. While there is no socket, plugins leave release notes. At the end running requests are
 //! finished, then what they left to be written.
 
 use crate::agent::Agent;
@@ -11,7 +11,8 @@ use crate::endpoints::EndpointQueue;
 use crate::metrics::Metrics;
 use crate::records::Records;
 use crate::settings::Settings;
-use crate::{api, events, notes, recover, socket};
+use crate::upstream::{self, Upstream};
+use crate::{adopt, api, events, notes, recover, socket};
 use anyhow::Context;
 use daemon::{Readiness, Stop, Tasks};
 use kube::Client;
@@ -19,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use store::events::Events;
-use store::{Change, pods::Pod};
+use store::{Change, Endpoints, pods::Pod};
 use tokio::net::TcpListener;
 use wire::spool::Spool;
 
@@ -117,6 +118,11 @@ async fn serve(
     let ended = Stop::new();
     let _ends_background = ended.clone().drop_guard();
     let caches = Arc::new(Caches::default());
+    let begun = Upstream::begin(client.clone(), &settings.component, caches.clone());
+    let upstream = tokio::select! {
+        upstream = begun => upstream,
+        () = stop.cancelled() => return Ok(()),
+    };
     let (changes, mut changed) = tokio::sync::mpsc::unbounded_channel();
     let told = move |change: Change<Pod>| drop(changes.send(change));
     background.spawn(caches.clone().follow(client.clone(), settings.node.clone(), told, ended.clone()));
@@ -131,15 +137,20 @@ async fn serve(
         }
     };
     let claims = store::Claims::new(client.clone());
-    let opened = Books::open(claims, &settings.node, metrics.clone(), freed);
-    let (books, ()) = tokio::select! {
-        both = async { tokio::join!(opened, caches.synced()) } => both,
+    let opened = async {
+        caches.synced().await;
+        adopt::at_start(&caches, &upstream, &claims, &Endpoints::new(client.clone())).await;
+        Books::open(claims, &settings.node, upstream.clone(), metrics.clone(), freed).await
+    };
+    let books = tokio::select! {
+        books = opened => books,
         () = stop.cancelled() => return Ok(()),
     };
     let (queue, writer) = events::queue();
     background.spawn(writer.run(Events::new(client.clone(), "spiderpool-agent", &settings.node), ended.clone()));
     let spool = Spool::below(&settings.spool_root, &settings.socket);
-    let agent = Arc::new(Agent { settings, client, caches, books, records, endpoints, events: queue, spool, metrics });
+    let agent =
+        Arc::new(Agent { settings, client, caches, books, records, upstream, endpoints, events: queue, spool, metrics });
 
     let (listener, file) = socket::listen(&agent.settings.socket)?;
     let watching = agent.clone();
@@ -153,6 +164,7 @@ async fn serve(
     background.spawn(notes::work_off(noting));
     background.spawn(recover::watch_over(watching));
     background.spawn(recover::doubt(agent.clone()));
+    background.spawn(upstream::follow(agent.clone()));
     drop(started);
     tracing::info!(socket = %agent.settings.socket.display(), node = %agent.settings.node, "serving");
 

@@ -4,6 +4,7 @@
 //! makes its claims at the same time and nothing queues behind anything else but what the machine puts in order.
 
 use crate::metrics::Metrics;
+use crate::upstream::Upstream;
 use ipam::claim::{
     Add, AddError, Answer, Call, Claims, Effect, Event, Granted, Note, Outcome, PodKey, Release, ReleaseError,
     Released, Stored, Ticket,
@@ -27,6 +28,7 @@ pub struct Books(Arc<Inner>);
 struct Inner {
     node: String,
     store: store::Claims,
+    upstream: Arc<Upstream>,
     machine: Mutex<Machine>,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Answer>>>,
     next_ticket: AtomicU64,
@@ -49,6 +51,7 @@ impl Books {
     pub async fn open(
         store: store::Claims,
         node: &str,
+        upstream: Arc<Upstream>,
         metrics: Arc<Metrics>,
         freed: impl Fn(PodKey) + Send + Sync + 'static,
     ) -> Self {
@@ -65,6 +68,7 @@ impl Books {
         Self(Arc::new(Inner {
             node: node.to_owned(),
             store,
+            upstream,
             machine: Mutex::new(Machine { claims: Claims::new(node, known), random: SplitMix::seeded() }),
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(0),
@@ -228,6 +232,19 @@ impl Inner {
         }
     }
 
+    /// An address that is about to be freed is no longer booked with upstream.
+    async fn leave(&self, address: std::net::IpAddr) -> Result<(), Failure> {
+        let held = {
+            let machine = self.machine();
+            let claim = machine.claims.all().map(|stored| &stored.claim).find(|claim| claim.address == address);
+            claim.and_then(|claim| Some((claim.pool.clone(), claim.pod()?.uid.clone())))
+        };
+        match held {
+            Some((pool, uid)) => self.upstream.leave(&pool, address, &uid).await,
+            None => Ok(()),
+        }
+    }
+
     async fn carry_out(&self, call: Call) -> Outcome {
         match call {
             Call::Create(claim) => {
@@ -246,6 +263,9 @@ impl Inner {
                 outcome(self.store.update(&claim, &uid, &version).await, Outcome::Stored)
             }
             Call::Delete { address, uid, version } => {
+                if let Err(failure) = self.leave(address).await {
+                    return outcome(Err(failure), Outcome::Stored);
+                }
                 let outcome = outcome(self.store.delete(address, &uid, &version).await, |()| Outcome::Done);
                 if outcome == Outcome::Conflict {
                     self.metrics.release_conflict();

@@ -12,6 +12,7 @@
 //! | what the image does to the node beside that | [`node`] |
 
 pub mod add;
+pub mod adopt;
 pub mod agent;
 pub mod api;
 pub mod app;
@@ -29,4 +30,5 @@ pub mod release;
 pub mod settings;
 pub mod socket;
 pub mod sysctl;
+pub mod upstream;
 pub mod views;

@@ -5,6 +5,10 @@ use daemon::env::{Env, Error as EnvError};
 use daemon::log::LevelFilter;
 use ipam::nad::NadDefaults;
 use std::path::PathBuf;
+
+/// Name of the component, unless the chart says otherwise.
+const COMPONENT: &str = "spiderpool-agent";
+
 /// Everything that does not change while the agent runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -12,6 +16,8 @@ pub struct Settings {
     pub node: String,
     /// `SPIDERPOOL_POD_NAMESPACE`: the agent's own namespace.
     pub namespace: String,
+    /// `SPIDERPOOL_AGENT_NAME`: component of the agents' pods, upstream's and ours.
+    pub component: String,
     /// `ipamUnixSocketPath`.
     pub socket: PathBuf,
     /// Where the release notes of all agents of this host are.
@@ -71,6 +77,10 @@ impl Settings {
         let cluster_network = Some(env.text("MULTUS_CLUSTER_NETWORK", "")).filter(|name| !name.is_empty());
         Ok(Self {
             node: env.required("SPIDERPOOL_NODE_NAME")?,
+            component: match env.text("SPIDERPOOL_AGENT_NAME", COMPONENT) {
+                name if name.is_empty() => COMPONENT.to_owned(),
+                name => name,
+            },
             socket: config.ipam_unix_socket_path,
             spool_root: wire::spool::DEFAULT_ROOT.into(),
             health_port: env.port("SPIDERPOOL_HEALTH_PORT", 5710)?,

@@ -94,8 +94,20 @@ impl World {
         api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
     }
 
-    /// A pool as a user writes it; no webhook touches it.
+    /// A pool as a user writes it, and the controller has looked at it; no webhook touches it.
     pub async fn pool(&self, name: &str, spec: Value) -> SpiderIPPool {
+        self.new_pool(name, spec).await;
+        self.pool_status(name, json!({"source": "SpiderIP"})).await
+    }
+
+    /// Merges into the status of a pool.
+    pub async fn pool_status(&self, name: &str, status: Value) -> SpiderIPPool {
+        let patch = Patch::Merge(json!({"status": status}));
+        self.api::<SpiderIPPool>().patch_status(name, &PatchParams::default(), &patch).await.unwrap()
+    }
+
+    /// A pool that nobody has looked at.
+    pub async fn new_pool(&self, name: &str, spec: Value) -> SpiderIPPool {
         let object = json!({"metadata": {"name": name}, "spec": spec});
         let api: Api<SpiderIPPool> = self.api();
         api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap()

@@ -1,0 +1,148 @@
+//! The agent's side of the move from upstream: see [`store::upstream`] for the protocol.
+//!
+//! It is kept to while an agent of upstream is at work somewhere, and beyond that for every pool whose `status.allocatedIPs` tells
+//! allocations that the controller has not imported. Once neither is the case nothing of this costs anything.
+
+use crate::agent::Agent;
+use crate::caches::Caches;
+use ipam::SpanSet;
+use ipam::claim::Granted;
+use ipam::pool::Source;
+use k8s_api::records::Record;
+use kube::Client;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use store::Failure;
+use store::pods::Pod;
+use store::upstream::{Entered, Listed};
+
+/// Pause between tries of the first look.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often pools are looked at, which costs nothing.
+const GLANCE: Duration = Duration::from_millis(500);
+/// How many glances until the API server is asked whether agents of upstream are left.
+const LOOK: u32 = 60;
+
+/// Which allocations must be booked with upstream.
+pub struct Upstream {
+    client: Client,
+    component: String,
+    listed: Listed,
+    caches: Arc<Caches>,
+    mixed: AtomicBool,
+}
+
+/// Addresses of a pool cannot be booked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot book addresses of pool {pool} for agents of upstream Spiderpool")]
+pub struct NotBooked {
+    /// The pool.
+    pub pool: String,
+    /// Why not.
+    #[source]
+    pub source: Failure,
+}
+
+impl Upstream {
+    /// Looks for agents of upstream, however long the API server takes. To be called before the pools are listed for the first time: what
+    /// upstream's last agent wrote is in that list then.
+    pub async fn begin(client: Client, component: &str, caches: Arc<Caches>) -> Arc<Self> {
+        let listed = Listed::new(client.clone());
+        let component = component.to_owned();
+        let this = Arc::new(Self { client, component, listed, caches, mixed: AtomicBool::new(true) });
+        while let Err(error) = this.look().await {
+            tracing::warn!(target: "IPAM", %error, "cannot look for agents of upstream, trying again");
+            tokio::time::sleep(PAUSE).await;
+        }
+        this
+    }
+
+    async fn look(&self) -> Result<(), Failure> {
+        let found = store::upstream::agent(&self.client, &self.component).await?;
+        let mixed = found.is_some();
+        if self.mixed.swap(mixed, Ordering::AcqRel) != mixed {
+            tracing::info!(target: "IPAM", "no agent of upstream is at work");
+        } else if let Some(pod) = found {
+            tracing::info!(target: "IPAM", pod, "an agent of upstream is at work: addresses are booked in status.allocatedIPs too");
+        }
+        Ok(())
+    }
+
+    /// Whether agents of upstream are at work.
+    pub fn is_mixed(&self) -> bool {
+        self.mixed.load(Ordering::Acquire)
+    }
+
+    /// Whether allocations of the pool must be booked in its status.
+    pub fn is_listed(&self, pool: &str) -> bool {
+        let source = || self.caches.pools.snapshot().pools.get(pool).map(|pool| pool.source);
+        self.is_mixed() || source() == Some(Source::Listed)
+    }
+
+    /// Whether a pool may not be used yet.
+    pub fn is_new(&self, pool: &ipam::Pool) -> bool {
+        pool.source == Source::New && !self.is_mixed()
+    }
+
+    /// Books what a pod is about to be told. `Taken`: the addresses that are not to be had; the pod must be told none of them.
+    pub async fn enter(&self, pod: &Pod, granted: &[Granted]) -> Result<SpanSet, NotBooked> {
+        let mut by_pool: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+        for claim in granted.iter().map(|one| &one.stored.claim) {
+            by_pool.entry(&claim.pool).or_default().push(claim.address);
+        }
+        let record = Record::new(&pod.namespace, &pod.name, &pod.uid);
+        let mut taken = SpanSet::new();
+        for (pool, addresses) in by_pool.into_iter().filter(|(pool, _)| self.is_listed(pool)) {
+            match self.listed.enter(pool, &addresses, &record).await {
+                Ok(Entered::Booked) => {}
+                Ok(Entered::Taken(others)) => taken = taken.union(&others),
+                Err(source) => return Err(NotBooked { pool: pool.to_owned(), source }),
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Takes the booking of an address away that is about to be freed.
+    pub async fn leave(&self, pool: &str, address: IpAddr, uid: &str) -> Result<(), Failure> {
+        if !self.is_listed(pool) {
+            return Ok(());
+        }
+        self.listed.leave(pool, address, uid).await
+    }
+
+    fn open_pools(&self) -> BTreeSet<String> {
+        let snapshot = self.caches.pools.snapshot();
+        let open = snapshot.pools.values().filter(|pool| pool.source != Source::Claims);
+        open.map(|pool| pool.name.clone()).collect()
+    }
+}
+
+/// Follows the move to its end, for as long as the process lives. Claims that the controller imported for pods of this node are taken into
+/// the books: all of a pool's are made before the pool is marked as taken over.
+pub async fn follow(agent: Arc<Agent>) {
+    let upstream = &agent.upstream;
+    let mut open = upstream.open_pools();
+    let mut glances = 0;
+    let mut glance = tokio::time::interval(GLANCE);
+    loop {
+        glance.tick().await;
+        let now = upstream.open_pools();
+        let taken_over = !open.is_subset(&now);
+        open = now;
+        glances = if upstream.is_mixed() || !open.is_empty() { glances + 1 } else { 0 };
+        if glances >= LOOK {
+            glances = 0;
+            if upstream.is_mixed()
+                && let Err(error) = upstream.look().await
+            {
+                tracing::warn!(target: "IPAM", %error, "cannot look for agents of upstream");
+            }
+        }
+        if taken_over || (glances == 0 && upstream.is_mixed()) {
+            agent.books.reconcile();
+        }
+    }
+}
