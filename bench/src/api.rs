@@ -68,13 +68,16 @@ impl Api {
         KubeApi::all_with(self.client.clone(), &resource)
     }
 
-    /// A pool that is everybody's default.
+    /// A pool that is everybody's default, as if a controller had looked at it: agents wait for that.
     pub async fn create_pool(&self, name: &str, subnet: &str, ips: &str) -> Result<()> {
         let pool = json!({
             "apiVersion": API_VERSION, "kind": "SpiderIPPool", "metadata": {"name": name},
             "spec": {"ipVersion": 4, "subnet": subnet, "ips": [ips], "default": true},
         });
-        self.of("SpiderIPPool").create(&PostParams::default(), &serde_json::from_value(pool)?).await?;
+        let pools = self.of("SpiderIPPool");
+        pools.create(&PostParams::default(), &serde_json::from_value(pool)?).await?;
+        let looked_at = Patch::Merge(json!({"status": {"source": "SpiderIP"}}));
+        pools.patch_status(name, &PatchParams::default(), &looked_at).await?;
         Ok(())
     }
 

@@ -213,7 +213,10 @@ async fn settled_selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<S
         let claims = agent.books.of_pod(&pod.uid);
         let is_covered = |want: &Want| {
             let mut claims = claims.iter().map(|stored| &stored.claim);
-            claims.any(|claim| claim.pod().is_some_and(|pod| pod.interface == want.interface) && Family::of(claim.address) == want.family)
+            claims.any(|claim| {
+                claim.pod().is_some_and(|pod| pod.interface == want.interface)
+                    && Family::of(claim.address) == want.family
+            })
         };
         let is_new = |pool: &Arc<Pool>| agent.upstream.is_new(pool);
         let wants = selection.nics.iter_mut().flat_map(|plan| &mut plan.wants).filter(|want| !is_covered(want));

@@ -149,8 +149,18 @@ async fn serve(
     let (queue, writer) = events::queue();
     background.spawn(writer.run(Events::new(client.clone(), "spiderpool-agent", &settings.node), ended.clone()));
     let spool = Spool::below(&settings.spool_root, &settings.socket);
-    let agent =
-        Arc::new(Agent { settings, client, caches, books, records, upstream, endpoints, events: queue, spool, metrics });
+    let agent = Arc::new(Agent {
+        settings,
+        client,
+        caches,
+        books,
+        records,
+        upstream,
+        endpoints,
+        events: queue,
+        spool,
+        metrics,
+    });
 
     let (listener, file) = socket::listen(&agent.settings.socket)?;
     let watching = agent.clone();

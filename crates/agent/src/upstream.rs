@@ -12,8 +12,8 @@ use k8s_api::records::Record;
 use kube::Client;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::Failure;
 use store::pods::Pod;
@@ -33,6 +33,8 @@ pub struct Upstream {
     listed: Listed,
     caches: Arc<Caches>,
     mixed: AtomicBool,
+    /// Where an agent of upstream was found.
+    namespace: Mutex<Option<String>>,
 }
 
 /// Addresses of a pool cannot be booked.
@@ -52,7 +54,8 @@ impl Upstream {
     pub async fn begin(client: Client, component: &str, caches: Arc<Caches>) -> Arc<Self> {
         let listed = Listed::new(client.clone());
         let component = component.to_owned();
-        let this = Arc::new(Self { client, component, listed, caches, mixed: AtomicBool::new(true) });
+        let (mixed, namespace) = (AtomicBool::new(true), Mutex::default());
+        let this = Arc::new(Self { client, component, listed, caches, mixed, namespace });
         while let Err(error) = this.look().await {
             tracing::warn!(target: "IPAM", %error, "cannot look for agents of upstream, trying again");
             tokio::time::sleep(PAUSE).await;
@@ -60,14 +63,25 @@ impl Upstream {
         this
     }
 
+    /// Looks first where one was found before, because every agent does so: that costs the API server less than all pods.
     async fn look(&self) -> Result<(), Failure> {
-        let found = store::upstream::agent(&self.client, &self.component).await?;
-        let mixed = found.is_some();
-        if self.mixed.swap(mixed, Ordering::AcqRel) != mixed {
-            tracing::info!(target: "IPAM", "no agent of upstream is at work");
-        } else if let Some(pod) = found {
-            tracing::info!(target: "IPAM", pod, "an agent of upstream is at work: addresses are booked in status.allocatedIPs too");
+        let before = self.namespace.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut found = None;
+        if let Some(namespace) = &before {
+            found = store::upstream::agent(&self.client, &self.component, Some(namespace)).await?;
         }
+        if found.is_none() {
+            found = store::upstream::agent(&self.client, &self.component, None).await?;
+        }
+        match &found {
+            Some((namespace, pod)) if before.is_none() => {
+                tracing::info!(target: "IPAM", namespace, pod, "an agent of upstream is at work: addresses are booked in status.allocatedIPs too");
+            }
+            Some(_) => {}
+            None => tracing::info!(target: "IPAM", "no agent of upstream is at work"),
+        }
+        self.mixed.store(found.is_some(), Ordering::Release);
+        *self.namespace.lock().unwrap_or_else(PoisonError::into_inner) = found.map(|(namespace, _)| namespace);
         Ok(())
     }
 
@@ -125,7 +139,8 @@ impl Upstream {
 pub async fn follow(agent: Arc<Agent>) {
     let upstream = &agent.upstream;
     let mut open = upstream.open_pools();
-    let mut glances = 0;
+    // Not all agents at the same time.
+    let mut glances = agent.settings.node.bytes().map(u32::from).sum::<u32>() % LOOK;
     let mut glance = tokio::time::interval(GLANCE);
     loop {
         glance.tick().await;

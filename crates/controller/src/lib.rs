@@ -11,6 +11,7 @@
 //! | [`coordinator`] | SpiderCoordinator and the cluster's CIDRs in its status |
 //! | [`pools`] | status, label and finalizer of SpiderIPPools: views of the SpiderIPs, never their source |
 //! | [`upstream`] | the move from upstream: allocations and pods that have no SpiderIPs yet |
+//! | [`init`], [`clean`] | the Jobs of an installation: default objects, removal |
 //! | [`gone`] | release of what nodes that are gone held |
 //! | [`definitions`] | the definitions of our kinds, brought to this version before an upgrade |
 //! | [`events`] | what users are told in Events |
@@ -19,10 +20,12 @@
 
 pub mod admission;
 pub mod certificates;
+pub mod clean;
 pub mod coordinator;
 pub mod definitions;
 pub mod events;
 pub mod gone;
+pub mod init;
 pub mod leader;
 pub mod multus;
 pub mod pools;

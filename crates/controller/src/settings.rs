@@ -27,6 +27,11 @@ pub struct Cli {
 pub enum Command {
     /// Run the controller.
     Daemon(Flags),
+    /// Make the objects that an installation begins with. The same as the program spiderpool-init.
+    #[command(hide = true)]
+    Init,
+    /// Remove what is ours and not Helm's, before an uninstallation. Pods go on running.
+    Clean(crate::clean::Flags),
 }
 
 /// Flags of `daemon`.
@@ -193,7 +198,7 @@ impl CoordinatorSettings {
 }
 
 /// The object that upstream's init job creates, with the chart's defaults.
-fn default_coordinator(env: &Env) -> Result<CoordinatorSpec, Error> {
+pub(crate) fn default_coordinator(env: &Env) -> Result<CoordinatorSpec, Error> {
     const MODE: &str = "SPIDERPOOL_INIT_DEFAULT_COORDINATOR_MODE";
     const TYPE: &str = "SPIDERPOOL_INIT_DEFAULT_COORDINATOR_POD_CIDR_TYPE";
     const ROUTES: &str = "SPIDERPOOL_INIT_DEFAULT_COORDINATOR_POLICY_ROUTES";
@@ -241,7 +246,9 @@ mod tests {
     const POD: [(&str, &str); 2] = [("SPIDERPOOL_POD_NAMESPACE", "kube-system"), ("SPIDERPOOL_POD_NAME", "c-0")];
 
     fn settings(more: &[(&str, &str)]) -> Result<Settings, Error> {
-        let Command::Daemon(flags) = Cli::parse_from(["spiderpool-controller", "daemon"]).command;
+        let Command::Daemon(flags) = Cli::parse_from(["spiderpool-controller", "daemon"]).command else {
+            unreachable!()
+        };
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "enableIPv4: true").unwrap();
         let config = daemon::config::load(file.path()).unwrap().config;

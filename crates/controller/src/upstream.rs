@@ -45,12 +45,16 @@ pub async fn watch(
     stop: Stop,
 ) -> Result<(), Infallible> {
     loop {
-        match store::upstream::agent(&client, &component).await {
+        match store::upstream::agent(&client, &component, None).await {
             Ok(found) => {
                 let now = if found.is_some() { Phase::Mixed } else { Phase::Ours };
                 if phase.send_if_modified(|phase| std::mem::replace(phase, now) != now) {
                     match found {
-                        Some(pod) => tracing::info!(pod, "agents of upstream are at work: their allocations are followed"),
+                        Some((namespace, pod)) => tracing::info!(
+                            namespace,
+                            pod,
+                            "agents of upstream are at work: their allocations are followed"
+                        ),
                         None => tracing::info!("no agent of upstream is at work"),
                     }
                 }

@@ -44,6 +44,17 @@ impl Env {
             .collect()
     }
 
+    /// The same variables without the quotes that a template may have put around their values.
+    pub fn unquoted(&self) -> Self {
+        let bare = |value: &str| {
+            let value = value.trim();
+            let quote = value.chars().next().filter(|first| matches!(first, '"' | '\''));
+            let inner = quote.and_then(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
+            inner.unwrap_or(value).to_owned()
+        };
+        self.0.iter().map(|(name, value)| (name.clone(), bare(value))).collect()
+    }
+
     fn trimmed(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.trim())
     }

@@ -141,7 +141,7 @@ fn is_label_text(text: &str) -> bool {
 }
 
 /// RFC 1123 subdomain: lower-case labels joined by dots, at most 253 characters.
-pub(crate) fn is_dns_subdomain(text: &str) -> bool {
+pub fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label_of_any_length)
 }
 

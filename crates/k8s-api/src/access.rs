@@ -140,6 +140,13 @@ fn agent() -> Vec<Grant> {
         row(
             Agent,
             SPIDERPOOL,
+            &["spiderippools/status"],
+            &["patch"],
+            "store::upstream: status.allocatedIPs while agents of upstream allocate from it",
+        ),
+        row(
+            Agent,
+            SPIDERPOOL,
             &["spiderendpoints"],
             &["create", "delete", "get", "list", "update"],
             "store::endpoints: what a pod of its node got",
@@ -178,8 +185,8 @@ fn controller() -> Vec<Grant> {
             Controller,
             SPIDERPOOL,
             &["spiderips"],
-            &["delete", "get", "list", "watch"],
-            "pools: the views; gone: release",
+            &["create", "delete", "get", "list", "update", "watch"],
+            "pools: the views; gone: release; upstream: import",
         ),
         row(
             Controller,
@@ -375,6 +382,6 @@ mod tests {
             .filter(|row| row.component == Component::Agent && writes(row))
             .flat_map(|row| row.resources.iter().copied())
             .collect();
-        assert_eq!(written, ["events", "spiderips", "spiderendpoints"]);
+        assert_eq!(written, ["events", "spiderips", "spiderippools/status", "spiderendpoints"]);
     }
 }

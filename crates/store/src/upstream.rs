@@ -29,12 +29,21 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The longest pause between two tries, in milliseconds.
 const LONGEST_PAUSE: u64 = 200;
 
-/// The name of an agent's pod of upstream, if there is one. Pods of `component` without our label are upstream's.
-pub async fn agent(client: &Client, component: &str) -> Result<Option<String>, Failure> {
+/// Namespace and name of an agent's pod of upstream, if there is one, in a namespace or anywhere. Pods of `component` without our label are
+/// upstream's.
+pub async fn agent(
+    client: &Client,
+    component: &str,
+    namespace: Option<&str>,
+) -> Result<Option<(String, String)>, Failure> {
     let selector = format!("{}={},!{}", labels::COMPONENT, labels::value(component), labels::AGENT_SOURCE);
     let params = ListParams::default().labels(&selector).limit(1);
-    let pods = bounded(Api::<Pod>::all(client.clone()).list_metadata(&params)).await?;
-    Ok(pods.items.first().map(|pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any())))
+    let api: Api<Pod> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let pods = bounded(api.list_metadata(&params)).await?;
+    Ok(pods.items.first().map(|pod| (pod.namespace().unwrap_or_default(), pod.name_any())))
 }
 
 /// What became of an attempt to book addresses.
@@ -67,7 +76,8 @@ impl Listed {
                 taken = records.not_of(&record.uid).map(Span::single).collect();
                 return false;
             }
-            let missing: Vec<&IpAddr> = addresses.iter().filter(|address| records.get(**address) != Some(record)).collect();
+            let missing: Vec<&IpAddr> =
+                addresses.iter().filter(|address| records.get(**address) != Some(record)).collect();
             for address in &missing {
                 records.insert(**address, record.clone());
             }
@@ -92,7 +102,9 @@ impl Listed {
         loop {
             let Some(object) = optional(bounded(self.api.get(pool)).await)? else { return Ok(()) };
             let mut records = object.records().map_err(|error| {
-                Failure::Refused(format!("SpiderIPPool {pool}: status.allocatedIPs is no JSON object of allocations: {error}"))
+                Failure::Refused(format!(
+                    "SpiderIPPool {pool}: status.allocatedIPs is no JSON object of allocations: {error}"
+                ))
             })?;
             if !change(&mut records) {
                 return Ok(());
@@ -102,7 +114,8 @@ impl Listed {
                 Ok(_) | Err(Failure::NotFound) => return Ok(()),
                 Err(Failure::Conflict) if started.elapsed() < PATIENCE => pause(tries).await,
                 Err(Failure::Conflict) => {
-                    let text = format!("SpiderIPPool {pool}: gave up after {tries} conflicting writes of status.allocatedIPs");
+                    let text =
+                        format!("SpiderIPPool {pool}: gave up after {tries} conflicting writes of status.allocatedIPs");
                     return Err(Failure::Unknown(text));
                 }
                 Err(failure) => return Err(failure),

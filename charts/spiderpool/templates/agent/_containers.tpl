@@ -10,6 +10,8 @@
 - name: SPIDERPOOL_HEALTH_PORT
   value: {{ $agent.httpPort | quote }}
 {{ include "spiderpool.podEnv" . }}
+- name: SPIDERPOOL_AGENT_NAME
+  value: {{ $agent.name | quote }}
 - name: SPIDERPOOL_NODE_NAME
   valueFrom:
     fieldRef:

@@ -18,6 +18,8 @@
 {{ include "spiderpool.podEnv" . }}
 - name: SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME
   value: {{ $controller.name | quote }}
+- name: SPIDERPOOL_AGENT_NAME
+  value: {{ .Values.spiderpoolAgent.name | quote }}
 - name: SPIDERPOOL_GC_IP_ENABLED
   value: {{ $gc.enabled | quote }}
 - name: SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION

@@ -8,6 +8,9 @@ mod faults;
 mod process;
 mod release;
 mod removal;
+mod upstream;
+#[path = "../../../store/tests/upstream/agent.rs"]
+mod upstream_agent;
 mod views;
 mod wire_format;
 mod world;

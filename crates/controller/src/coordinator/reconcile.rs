@@ -202,7 +202,11 @@ async fn note_type(coordinator: &SpiderCoordinator, context: &Context) {
 
 async fn find(coordinator: &SpiderCoordinator, context: &Context) -> Result<Cidrs, NotReady> {
     let kind = match coordinator.spec.pod_cidr_type {
-        Some(PodCidrType::Auto) => cidrs::type_of_network(default_network(&context.settings.cni_dir).await?.as_deref()),
+        Some(PodCidrType::Auto) => {
+            let dir = &context.settings.cni_dir;
+            let failed = |source| NotReady::Directory { dir: dir.display().to_string(), source };
+            cidrs::type_of_network(default_network(dir).await.map_err(failed)?.as_deref())
+        }
         Some(kind) => kind,
         None => {
             return Err(NotReady::Unknown(
@@ -345,14 +349,13 @@ async fn foreign(
 }
 
 /// The network of the first CNI configuration file that is not a meta plugin's.
-async fn default_network(dir: &Path) -> Result<Option<String>, NotReady> {
-    let failed = |source| NotReady::Directory { dir: dir.display().to_string(), source };
+pub(crate) async fn default_network(dir: &Path) -> std::io::Result<Option<String>> {
     let mut entries = match tokio::fs::read_dir(dir).await {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        entries => entries.map_err(failed)?,
+        entries => entries?,
     };
     let mut files = Vec::new();
-    while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+    while let Some(entry) = entries.next_entry().await? {
         files.push(entry.path());
     }
     files.sort();
@@ -362,7 +365,7 @@ async fn default_network(dir: &Path) -> Result<Option<String>, NotReady> {
         if !named || meta {
             continue;
         }
-        let text = tokio::fs::read(&file).await.map_err(failed)?;
+        let text = tokio::fs::read(&file).await?;
         let Ok(network) = serde_json::from_slice::<Value>(&text) else { continue };
         let first = network.pointer("/plugins/0/type").or(network.get("type")).and_then(Value::as_str);
         if matches!(first, Some("multus" | "multus-shim" | "multinet")) {

@@ -220,7 +220,7 @@ impl Keeper {
         let phase = *self.context.phase.borrow();
         let status = self.ledger.status(pool, self.context.max_allocated_ips);
         let work = Work {
-            import: self.import(pool, phase, &status),
+            import: self.import(pool, phase),
             phase,
             status,
             used: self.ledger.count(&name),
@@ -241,13 +241,13 @@ impl Keeper {
     }
 
     /// What is to be imported, if anything is.
-    fn import(&self, pool: &SpiderIPPool, phase: Phase, status: &SpiderIPPoolStatus) -> Option<Known> {
+    fn import(&self, pool: &SpiderIPPool, phase: Phase) -> Option<Known> {
         if pool.source() == Source::Claims && phase != Phase::Mixed {
             return None;
         }
         let records = pool.records().unwrap_or_default();
         let (missing, released) = self.ledger.compare(&pool.name_any(), &records);
-        let known = Known { missing, released, status: status.clone() };
+        let known = Known { missing, released };
         import::is_due(pool, phase, &known).then_some(known)
     }
 

@@ -62,8 +62,6 @@ pub struct Known {
     pub missing: Vec<(IpAddr, Record)>,
     /// Imported SpiderIPs of the pool that no entry stands for any more.
     pub released: Vec<(IpAddr, Record)>,
-    /// The status that the pool has when it is taken over.
-    pub status: SpiderIPPoolStatus,
 }
 
 /// What became of an entry.
@@ -92,12 +90,12 @@ pub async fn settle(context: &Context<'_>, pool: &SpiderIPPool, known: &Known) -
             None
         }
     };
-    let mut entries = known.missing.clone();
+    let mut entries: Vec<_> = known.missing.iter().cloned().map(|entry| (entry, true)).collect();
     if records.is_none() || context.phase == Phase::Ours {
-        entries.extend(users(context, pool, records.as_ref()).await?);
+        entries.extend(users(context, pool, records.as_ref()).await?.into_iter().map(|entry| (entry, false)));
     }
     let mut fates = stream::iter(entries)
-        .map(|(address, record)| import(context, &name, address, record))
+        .map(|((address, record), recorded)| import(context, &name, address, record, recorded))
         .buffer_unordered(PARALLEL);
     let (mut imported, mut gone, mut conflicts) = (0_usize, Vec::new(), Vec::new());
     while let Some(fate) = fates.next().await {
@@ -110,7 +108,9 @@ pub async fn settle(context: &Context<'_>, pool: &SpiderIPPool, known: &Known) -
     }
     drop(fates);
     if imported > 0 {
-        let text = format!("{imported} addresses in use were taken over from status.allocatedIPs and running pods: each has a SpiderIP now");
+        let text = format!(
+            "{imported} addresses in use were taken over from status.allocatedIPs and running pods: each has a SpiderIP now"
+        );
         tracing::info!(pool = name, imported, "addresses in use were taken over");
         context.events.normal(pool, "AllocationsImported", text).await;
     }
@@ -122,10 +122,11 @@ pub async fn settle(context: &Context<'_>, pool: &SpiderIPPool, known: &Known) -
     let done = clean && context.phase == Phase::Ours;
     let mut written = false;
     if done || dropped > 0 {
-        let status = match done {
-            true => json!(take_over(&known.status)),
-            false => json!({"allocatedIPs": records.text(), "allocatedIPCount": records.len()}),
-        };
+        let mut status = json!({"allocatedIPs": records.text(), "allocatedIPCount": records.len()});
+        if done {
+            // The keeper makes the rest of the status a view from now on.
+            status["source"] = SpiderIPPoolStatus::SPIDER_IP.into();
+        }
         written = write(context, pool, status).await?;
     }
     if done && written {
@@ -147,11 +148,19 @@ async fn users(
     Ok(users.into_iter().filter(|(address, _)| !is_recorded(*address)).collect())
 }
 
-/// Makes the SpiderIP of an entry.
-async fn import(context: &Context<'_>, pool: &str, address: IpAddr, record: Record) -> Result<Fate, Error> {
+/// Makes the SpiderIP of an entry, or, not `recorded`, of an address that a pod had when pods were listed.
+async fn import(
+    context: &Context<'_>,
+    pool: &str,
+    address: IpAddr,
+    record: Record,
+    recorded: bool,
+) -> Result<Fate, Error> {
     let step = |what: &str| format!("{what} {address} of Pod {} (UID {})", record.pod, record.uid);
-    let holder = context.sources.holder(address, &record).await.map_err(failed(step("find who has")))?;
-    let Some(holder) = holder else { return Ok(Fate::Gone(address, record)) };
+    let holder = context.sources.holder(address, &record, recorded).await.map_err(failed(step("find who has")))?;
+    let Some(holder) = holder.filter(|holder| recorded || holder.exists) else {
+        return Ok(Fate::Gone(address, record));
+    };
     let claim = PodHolder {
         namespace: holder.namespace,
         name: holder.name,
@@ -201,9 +210,8 @@ async fn follow(context: &Context<'_>, released: &[(IpAddr, Record)]) -> Result<
         let step = |what: &str| format!("{what} the SpiderIP of {address}, which upstream has released");
         let name = address_name(*address);
         let found = optional(bounded(api.get(&name)).await).map_err(failed(step("read")))?;
-        let imported = |ip: &SpiderIP| {
-            ip.spec.holder.pod().is_some_and(|pod| pod.uid == record.uid && pod.container_id.is_none())
-        };
+        let imported =
+            |ip: &SpiderIP| ip.spec.holder.pod().is_some_and(|pod| pod.uid == record.uid && pod.container_id.is_none());
         let Some(ip) = found.filter(imported) else { continue };
         let Some((namespace, pod)) = record.names() else { continue };
         if context.sources.exists(namespace, pod, &record.uid).await.map_err(failed(step("find the pod of")))? {
@@ -243,7 +251,11 @@ async fn tell(context: &Context<'_>, pool: &SpiderIPPool, records: &Records, con
             broken.len(),
             some(&broken)
         );
-        tracing::warn!(pool = pool.name_any(), entries = some(&broken), "entries of status.allocatedIPs are not understood");
+        tracing::warn!(
+            pool = pool.name_any(),
+            entries = some(&broken),
+            "entries of status.allocatedIPs are not understood"
+        );
         context.events.warning(pool, "AllocationsUnreadable", text).await;
     }
     // While agents of both kinds are at work ours may be about to give an address up.
@@ -261,17 +273,6 @@ async fn tell(context: &Context<'_>, pool: &SpiderIPPool, records: &Records, con
 fn some(all: &[String]) -> String {
     let more = if all.len() > NAMED { format!(" and {} more", all.len() - NAMED) } else { String::new() };
     format!("{}{more}", all[..all.len().min(NAMED)].join("; "))
-}
-
-/// The status of a pool whose allocations are all SpiderIPs.
-fn take_over(status: &SpiderIPPoolStatus) -> serde_json::Value {
-    json!({
-        "allocatedIPs": status.allocated_ips,
-        "allocatedIPCount": status.allocated_ip_count,
-        "totalIPCount": status.total_ip_count,
-        "usedRanges": Some(&status.used_ranges).filter(|ranges| !ranges.is_empty()),
-        "source": SpiderIPPoolStatus::SPIDER_IP,
-    })
 }
 
 /// Writes the status of this version of the pool: an entry that upstream has written since makes it fail.

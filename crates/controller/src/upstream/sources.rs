@@ -97,16 +97,18 @@ impl Sources {
         Self { client, lists: OnceCell::new() }
     }
 
-    /// Who the pod of a record is. `None`: read from the API itself, neither the pod nor an endpoint of it exists.
-    pub async fn holder(&self, address: IpAddr, record: &Record) -> Result<Option<Holder>, Failure> {
+    /// Who the pod of a record is. `None`: read from the API itself, neither the pod nor an endpoint of it exists. `recorded`: upstream
+    /// still says that the pod has the address, so that a list of just now will do.
+    pub async fn holder(&self, address: IpAddr, record: &Record, recorded: bool) -> Result<Option<Holder>, Failure> {
         let lists = self.lists().await?;
-        let (pod, endpoint) = if lists.at.elapsed() < FRESH && lists.pods.contains_key(&record.uid) {
+        let (pod, endpoint) = if recorded && lists.at.elapsed() < FRESH && lists.pods.contains_key(&record.uid) {
             (lists.pods.get(&record.uid).cloned(), lists.endpoints.get(&record.uid).cloned())
         } else {
             (self.pod(record).await?, self.endpoint(record).await?)
         };
         let Some(known) = pod.as_ref().or(endpoint.as_ref()) else { return Ok(None) };
-        let told = endpoint.as_ref().and_then(|endpoint| endpoint.interface(address));
+        // An endpoint may know the address before it knows the NIC.
+        let told = endpoint.as_ref().and_then(|endpoint| endpoint.interface(address)).filter(|nic| !nic.is_empty());
         let interface = told.or_else(|| pod.as_ref()?.interface(address)).unwrap_or_default();
         let node = Some(known.node.clone()).filter(|node| !node.is_empty());
         Ok(Some(Holder {

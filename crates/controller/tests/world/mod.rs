@@ -32,7 +32,7 @@ pub struct World {
     stop: Stop,
     controller: Option<JoinHandle<Result<(), daemon::tasks::TaskError>>>,
     _files: tempfile::TempDir,
-    _server: apiserver::Server,
+    server: Option<apiserver::Server>,
 }
 
 /// A world without controller.
@@ -78,7 +78,7 @@ impl World {
         let url = format!("https://{}", sockets.webhook.local_addr().unwrap());
         let arguments =
             ["spiderpool-controller", "daemon", "--config-path", path.to_str().unwrap(), "--webhook-url", &url];
-        let Command::Daemon(flags) = Cli::parse_from(arguments).command;
+        let Command::Daemon(flags) = Cli::parse_from(arguments).command else { unreachable!() };
         let fixed = [
             ("SPIDERPOOL_POD_NAMESPACE", "kube-system"),
             ("SPIDERPOOL_POD_NAME", "controller-0"),
@@ -93,13 +93,19 @@ impl World {
         let readiness = process::start(&mut tasks, settings, client.clone(), sockets).unwrap();
         let controller = Some(tokio::spawn(tasks.run(Duration::from_secs(10))));
         eventually("controller ready", || async { readiness.check().is_ok().then_some(()) }).await;
-        Self { client, stop, controller, _files: files, _server: server }
+        Self { client, stop, controller, _files: files, server: Some(server) }
     }
 
     /// Ends the controller as SIGTERM does.
-    pub async fn end(mut self) {
+    pub async fn end(self) {
+        drop(self.end_and_keep().await);
+    }
+
+    /// The same; the API server goes on.
+    pub async fn end_and_keep(mut self) -> apiserver::Server {
         self.stop.cancel();
         self.controller.take().unwrap().await.unwrap().unwrap();
+        self.server.take().unwrap()
     }
 }
 

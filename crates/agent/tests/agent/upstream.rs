@@ -1,0 +1,212 @@
+//! The move from upstream Spiderpool, on one node: agents of both kinds at work, and what pods have that nobody claimed.
+
+use crate::upstream_agent::Upstream;
+use crate::world::{Agent, Target, World, bare, eventually, v4};
+use futures::{StreamExt, stream};
+use k8s_api::{SpiderIP, SpiderIPPool};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// An agent of upstream, or with the label one of ours, as the API shows it.
+async fn agent_pod(world: &World, name: &str, ours: bool) {
+    let mut labels = json!({"app.kubernetes.io/component": "spiderpool-agent"});
+    if ours {
+        labels["ipam.spidernet.io/source"] = "SpiderIP".into();
+    }
+    let object =
+        json!({"metadata": {"name": name, "labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    world.pods().create(&PostParams::default(), &serde_json::from_value::<Pod>(object).unwrap()).await.unwrap();
+}
+
+async fn claim(world: &World, address: &str) -> Option<SpiderIP> {
+    world.api::<SpiderIP>().get_opt(address).await.unwrap()
+}
+
+async fn wave(agent: &Agent, upstream: &Upstream, pods: &[(Target, String)]) -> BTreeMap<String, String> {
+    let ours = stream::iter(pods).map(|(pod, _)| async move {
+        let (status, answer) = agent.add(pod).await;
+        assert_eq!(status, 200, "{answer}");
+        (bare(&answer)[0].clone(), pod.uid.clone())
+    });
+    let theirs = stream::iter(pods).map(|(_, uid)| async move {
+        (upstream.add("p", &format!("pod-of-{uid}"), uid).await.to_string(), uid.clone())
+    });
+    let (ours, theirs): (Vec<_>, Vec<_>) =
+        tokio::join!(ours.buffer_unordered(8).collect(), theirs.buffer_unordered(4).collect());
+    let all: BTreeMap<String, String> = ours.iter().chain(&theirs).cloned().collect();
+    assert_eq!(all.len(), ours.len() + theirs.len(), "an address was given twice:\n{ours:?}\n{theirs:?}");
+    all
+}
+
+#[tokio::test]
+async fn agents_of_both_kinds_at_work_never_give_an_address_twice() {
+    const EACH: usize = 20;
+    let world = World::new().await;
+    agent_pod(&world, "agent-b", false).await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.54")).await;
+    let (agent, upstream) = (world.agent("node-a").await, Upstream::new(&world.client));
+    let mut pods = Vec::new();
+    for n in 0..EACH {
+        pods.push((world.pod(&format!("web-{n}"), json!({})).await, format!("upstream-{n}")));
+    }
+    let given = wave(&agent, &upstream, &pods).await;
+    assert_eq!(upstream.records("p").await, given, "each side sees what the other one gave");
+    assert_eq!(world.claims().await.len(), EACH, "upstream's have no claims yet");
+
+    // Half of both go, at the same time.
+    let (gone, left) = pods.split_at(EACH / 2);
+    for (pod, _) in gone {
+        world.delete_pod(&pod.name).await;
+    }
+    let (agent, upstream) = (&agent, &upstream);
+    let releases = stream::iter(gone).for_each_concurrent(8, |(pod, uid)| async move {
+        let (theirs, ours) = tokio::join!(upstream.del("p", uid), agent.del(pod));
+        assert_eq!((theirs, ours.0), ((), 200));
+    });
+    releases.await;
+    let uids: Vec<&String> = left.iter().flat_map(|(pod, uid)| [&pod.uid, uid]).collect();
+    eventually("the rest is booked and nothing else", async || {
+        let records = upstream.records("p").await;
+        records.len() == uids.len() && records.values().all(|uid| uids.contains(&uid))
+    })
+    .await;
+    eventually("as many claims", async || world.claims().await.len() == left.len()).await;
+
+    // And their places are taken: 45 addresses, 40 of them in use.
+    let mut next = Vec::new();
+    for n in 0..EACH / 2 {
+        next.push((world.pod(&format!("next-{n}"), json!({})).await, format!("upstream-next-{n}")));
+    }
+    let given = wave(agent, upstream, &next).await;
+    let records = upstream.records("p").await;
+    assert!(records.len() == 2 * EACH && given.iter().all(|(address, uid)| records.get(address) == Some(uid)));
+}
+
+#[tokio::test]
+async fn what_upstream_gave_is_not_given_also_when_nobody_imported_it() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.13")).await;
+    let entry = |uid: &str| json!({"pod": format!("ns1/{uid}"), "podUid": uid});
+    let text = json!({"10.1.0.10": entry("u1"), "10.1.0.11": entry("u2"), "10.1.0.12": {"pod": "?", "podUid": "u3"}});
+    world.pool_status("p", json!({"allocatedIPs": text.to_string()})).await;
+    // No agent of upstream is left; ours alone are.
+    agent_pod(&world, "agent-a", true).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    assert_eq!(agent.addresses(&pod).await, ["10.1.0.13"]);
+    let (status, error) = agent.add(&world.pod("late", json!({})).await).await;
+    assert!(status == 500 && error.as_str().unwrap().starts_with("all IP addresses used out"), "{error}");
+    assert_eq!(world.claims().await.len(), 1, "what was tried was given back");
+    let records = world.api::<SpiderIPPool>().get("p").await.unwrap().records().unwrap();
+    assert_eq!((records.len(), records.broken().count()), (4, 1), "entries of others stay, understood or not");
+
+    // A repeated ADD answers the same; the end of the pod frees both bookings.
+    assert_eq!(agent.addresses(&pod).await, ["10.1.0.13"]);
+    world.delete_pod("web").await;
+    assert_eq!(agent.del(&pod).await.0, 200);
+    eventually("free in both", async || {
+        let records = world.api::<SpiderIPPool>().get("p").await.unwrap().records().unwrap();
+        records.len() == 3 && world.claims().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pool_whose_records_cannot_be_read_gives_nothing_and_says_so() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.13")).await;
+    world.pool_status("p", json!({"allocatedIPs": "{\"10.1.0.10\":"})).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    let (status, error) = agent.add(&pod).await;
+    let text = error.as_str().unwrap();
+    assert!(
+        status == 500 && text.contains("SpiderIPPool p: status.allocatedIPs is no JSON object of allocations"),
+        "{text}"
+    );
+    world.pool_status("p", json!({"allocatedIPs": null, "source": "SpiderIP"})).await;
+    eventually("mended, it serves", async || agent.add(&pod).await.0 == 200).await;
+}
+
+#[tokio::test]
+async fn a_new_pool_serves_once_the_controller_has_looked_at_it() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.13")).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    let look = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(world.claims().await.is_empty());
+        world.pool_status("p", json!({"source": "SpiderIP"})).await;
+    };
+    let (answer, ()) = tokio::join!(agent.add(&pod), look);
+    assert_eq!(answer.0, 200, "{}", answer.1);
+}
+
+async fn running(world: &World, name: &str, status: Value, annotation: Option<&str>, more: Value) -> Target {
+    let annotations = annotation.map_or(json!({}), |text| json!({"k8s.v1.cni.cncf.io/network-status": text}));
+    let mut object = json!({
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {"nodeName": "node-a", "containers": [{"name": "c", "image": "i"}]}
+    });
+    object["spec"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let pod = world.pods().create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    world.pods().patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await.unwrap();
+    Target { name: name.into(), uid: pod.uid().unwrap(), container: format!("of-{name}"), nic: "eth0".into() }
+}
+
+#[tokio::test]
+async fn what_running_pods_have_is_taken_over_before_anything_is_given() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.15")).await;
+    let ip = |ips: &[&str]| json!({"phase": "Running", "podIPs": ips.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>()});
+    let networks = r#"[{"name":"calico","ips":["192.168.0.9"],"default":true},{"name":"ns1/net","interface":"net1","ips":["10.1.0.11"]}]"#;
+    let plain = running(&world, "plain", ip(&["10.1.0.10"]), None, json!({})).await;
+    let second = running(&world, "second", ip(&["192.168.0.9"]), Some(networks), json!({})).await;
+    running(&world, "host", ip(&["10.1.0.12"]), None, json!({"hostNetwork": true})).await;
+    running(&world, "finished", json!({"phase": "Succeeded", "podIPs": [{"ip": "10.1.0.13"}]}), None, json!({})).await;
+    let agent = world.agent("node-a").await;
+    let claims = world.claims().await;
+    let expected = [("10.1.0.10", "plain/eth0"), ("10.1.0.11", "second/net1")];
+    assert_eq!(claims, expected.map(|(address, holder)| (address.to_owned(), holder.to_owned())).into());
+    let spec = claim(&world, "10.1.0.10").await.unwrap().spec;
+    assert_eq!((spec.pool.as_str(), spec.holder.pod().unwrap().container_id.as_deref()), ("p", None));
+
+    world.pool_status("p", json!({"source": "SpiderIP"})).await;
+    for n in 0..4 {
+        let addresses = agent.addresses(&world.pod(&format!("new-{n}"), json!({})).await).await;
+        assert!(!["10.1.0.10", "10.1.0.11"].contains(&addresses[0].as_str()), "{addresses:?}");
+    }
+    // A new sandbox keeps the address; the end of a pod frees it, whatever its container is called.
+    assert_eq!(agent.addresses(&plain).await, ["10.1.0.10"]);
+    world.delete_pod("second").await;
+    assert_eq!(agent.del(&second.nic("net1")).await.0, 200);
+    eventually("its address is free", async || claim(&world, "10.1.0.11").await.is_none()).await;
+}
+
+#[tokio::test]
+async fn claims_that_the_controller_imports_meanwhile_are_the_agents_to_free() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.15")).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    let object = json!({
+        "metadata": {"name": "10.1.0.10", "labels": {"ipam.spidernet.io/ippool": "p", "ipam.spidernet.io/node": "node-a"}},
+        "spec": {
+            "address": "10.1.0.10", "pool": "p", "state": "Allocated", "since": "2026-01-01T00:00:00Z",
+            "pod": {"namespace": "ns1", "name": "web", "uid": pod.uid, "interface": "eth0", "node": "node-a"}
+        }
+    });
+    world.api::<SpiderIP>().create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    world.pool_status("p", json!({"source": "SpiderIP"})).await;
+    world.delete_pod("web").await;
+    eventually("the agent frees it once it knows of it", async || {
+        assert_eq!(agent.del(&pod).await.0, 200);
+        world.claims().await.is_empty()
+    })
+    .await;
+}
