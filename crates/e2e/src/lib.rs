@@ -4,5 +4,6 @@
 
 pub mod cluster;
 pub mod host;
+pub mod real;
 pub mod report;
 pub mod story;

@@ -3,6 +3,7 @@
 //! It stands in for the walk-through's application image. Blocking, a thread per connection, no state: a pod costs little.
 
 pub mod dns;
+pub mod fetch;
 
 use anyhow::{Context, Result};
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -1,4 +1,4 @@
-//! The two system calls that give the calling thread namespaces of its own.
+//! The system calls that give the calling thread namespaces of its own.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,6 +18,11 @@ pub fn own_mounts_and_name() -> io::Result<()> {
 /// Gives this process a host name of its own.
 pub fn own_name() -> io::Result<()> {
     separate(UnshareFlags::NEWUTS)
+}
+
+/// Gives the processes that this thread starts ids of their own; the first of them is their init, and all end with it.
+pub fn own_processes() -> io::Result<()> {
+    separate(UnshareFlags::NEWPID)
 }
 
 fn separate(flags: UnshareFlags) -> io::Result<()> {

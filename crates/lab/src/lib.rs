@@ -3,6 +3,7 @@
 //! Half of it is the cloud, which knows nothing of the product under test: [`vpc`] (the switch with its rules),
 //! [`gateway`] (NAT, IPv6 and the world outside), [`balancer`], [`metadata`] and [`app`] (what runs in pods).
 //! The other half is the cluster that lives in it: [`node`]s, a [`kubelet`] with its container runtime ([`cni`]).
+//! A real [`kubernetes`] on the same machine is what the lab's own cluster is measured against.
 //! Where the machine's kernel lacks ipvlan, all of it runs in a [`vm`].
 
 pub mod app;
@@ -18,6 +19,7 @@ pub mod forward;
 pub mod gateway;
 mod isolate;
 pub mod kubelet;
+pub mod kubernetes;
 mod links;
 pub mod metadata;
 pub mod netns;

@@ -38,11 +38,26 @@ enum Command {
     KubeProxy(lab::proxy::Args),
     /// Balancers for Services of type LoadBalancer
     CloudController(lab::cloud::Args),
+    /// Keeps a real Kubernetes and clears up after it
+    #[command(hide = true)]
+    KubernetesKeeper(lab::kubernetes::keeper::Args),
+    /// The control plane of a real Kubernetes: the first process of its namespaces
+    #[command(hide = true)]
+    KubernetesControlPlane(lab::kubernetes::control_plane::Args),
+    /// A node of a real Kubernetes
+    #[command(hide = true)]
+    KubernetesNode(lab::kubernetes::node::Args),
 }
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if args.next().is_some_and(|own| std::path::Path::new(&own).file_name() == Some("curl".as_ref())) {
+        return lab::app::fetch::run(args);
+    }
+    // The client's own complaints of a server that is not there yet say less than those of whoever waits for it.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_env_filter(filter.unwrap_or_else(|_| "info,kube_client::client::builder=off".into()))
         .with_writer(std::io::stderr)
         .init();
     let outcome = match Cli::parse().command {
@@ -59,6 +74,9 @@ fn main() -> ExitCode {
         Command::ControllerManager(args) => lab::controllers::run(args),
         Command::KubeProxy(args) => lab::proxy::run(args),
         Command::CloudController(args) => lab::cloud::run(args),
+        Command::KubernetesKeeper(args) => lab::kubernetes::keeper::run(args),
+        Command::KubernetesControlPlane(args) => lab::kubernetes::control_plane::run(args),
+        Command::KubernetesNode(args) => lab::kubernetes::node::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

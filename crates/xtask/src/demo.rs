@@ -8,8 +8,8 @@ use crate::build::{Profile, programs, target_dir};
 use crate::run::{command, root, teed};
 use crate::setup;
 
-/// What runs in the demo.
-const PACKAGES: [&str; 6] = ["plugins", "agent", "controller", "apiserver", "lab", "e2e"];
+/// What runs in the demo and in the cluster lane.
+pub const PACKAGES: [&str; 6] = ["plugins", "agent", "controller", "apiserver", "lab", "e2e"];
 
 /// How to run the walk-through.
 #[derive(clap::Args)]

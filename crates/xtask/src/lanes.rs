@@ -8,6 +8,7 @@
 //! | `netns` | tests marked `#[ignore = "netns"]`, in namespaces of their own | root |
 //! | `images` | the container images, built and tried with the tools that take them | root; for the import: containerd and runc |
 //! | `walkthrough` | the reference run on a real kernel, IPv4 and dual stack | root; ipvlan or QEMU |
+//! | `cluster` | a real Kubernetes whose nodes are namespaces of this machine | root; Go, or Kubernetes in the cache |
 //!
 //! A lane that cannot run is counted as skipped, with the reason; it never counts as passed.
 
@@ -20,7 +21,7 @@ use serde::Deserialize;
 
 use crate::report::{Check, conclude, step};
 use crate::run::{cargo, command, output, teed};
-use crate::{chart, demo, images, lint, setup};
+use crate::{chart, cluster, demo, images, kube, lint, setup};
 
 /// Which lanes to run.
 #[derive(clap::Args)]
@@ -38,18 +39,23 @@ enum Lane {
     Netns,
     Images,
     Walkthrough,
+    Cluster,
 }
 
-const ALL: [Lane; 6] = [Lane::Plain, Lane::Chart, Lane::Netns, Lane::Images, Lane::Walkthrough, Lane::Lint];
+// The last three need what is built while the others run: Helm, CNI plugins, Kubernetes.
+const ALL: [Lane; 7] =
+    [Lane::Plain, Lane::Netns, Lane::Walkthrough, Lane::Lint, Lane::Chart, Lane::Images, Lane::Cluster];
 
 /// Runs the lanes and prints the last line `N passed, N failed, N skipped`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::everything()?;
     let mut checks = Vec::new();
-    for lane in ALL {
-        if !args.lanes.is_empty() && !args.lanes.contains(&lane) {
-            continue;
-        }
+    let wanted = |lane: &Lane| args.lanes.is_empty() || args.lanes.contains(lane);
+    if wanted(&Lane::Cluster) && setup::is_root() {
+        // Nobody waits for it here: the lane itself asks again and tells what went wrong.
+        std::thread::spawn(kube::ready);
+    }
+    for lane in ALL.into_iter().filter(wanted) {
         let started = Instant::now();
         println!("\n==> lane {lane:?}");
         checks.extend(match lane {
@@ -59,6 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Lane::Netns => netns()?,
             Lane::Images => images::lane()?,
             Lane::Walkthrough => walkthrough()?,
+            Lane::Cluster => cluster()?,
         });
         println!("==> lane {lane:?} took {} s", started.elapsed().as_secs());
     }
@@ -147,6 +154,15 @@ fn walkthrough() -> Result<Vec<Check>> {
         }
     }
     Ok(checks)
+}
+
+/// A real Kubernetes.
+fn cluster() -> Result<Vec<Check>> {
+    Ok(match cluster::for_tests() {
+        Ok(Ok((text, succeeded))) => verdict("cluster", &text, succeeded),
+        Ok(Err(reason)) => vec![Check::Skipped { count: 1, what: format!("cluster: {reason}") }],
+        Err(error) => vec![step("cluster", Err(error))],
+    })
 }
 
 /// Reads cargo's `test result:` lines, or a line `N passed, N failed`, out of a lane's output.

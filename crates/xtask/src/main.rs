@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod chart;
+mod cluster;
 mod demo;
 mod deps;
 mod generate;
@@ -47,6 +48,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Brings up a real Kubernetes on this machine, opens shells in it, tests on it.
+    Cluster(cluster::Args),
     /// Builds a real Kubernetes for the cluster lane, once, and prints where it is.
     Kube,
     /// Writes the roles of the chart from the table in crates/k8s-api/src/access.rs (`--check`: only compares).
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::run().map(|checks| report::conclude(&checks)),
         Command::Deps => deps::check().map(|()| ExitCode::SUCCESS),
         Command::Crds { check } => generate::crds(check).map(|()| ExitCode::SUCCESS),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Kube => kube::run(),
         Command::Rbac { check } => generate::rbac(check).map(|()| ExitCode::SUCCESS),
         Command::ChartReadme { check } => chart::readme(check).map(|()| ExitCode::SUCCESS),

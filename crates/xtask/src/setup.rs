@@ -42,6 +42,9 @@ const VM: [Need; 4] = [
     need("xz", "xz-utils"),
 ];
 
+/// What a real Kubernetes on this machine calls; the rest of it is built (`kube`).
+const CLUSTER: [Need; 3] = [need("runc", "runc"), need("iptables", "iptables"), need("sha256sum", "coreutils")];
+
 /// The standard CNI plugins of Debian.
 const CNI_PLUGIN: &str = "/usr/lib/cni/ipvlan";
 
@@ -50,6 +53,7 @@ pub fn everything() -> Result<()> {
     let mut missing: Vec<&str> = packages(&BUILD);
     missing.extend(packages(&LAB));
     missing.extend(packages(&VM));
+    missing.extend(packages(&CLUSTER));
     if !std::path::Path::new(CNI_PLUGIN).exists() {
         missing.push("containernetworking-plugins");
     }

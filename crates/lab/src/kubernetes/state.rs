@@ -1,0 +1,193 @@
+//! What is known of a cluster on disk: enough for anybody to enter it, steer it, or clear it away.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+use super::{Options, cgroup, images, pki};
+use crate::kubelet::start_ticks;
+
+/// Where clusters are kept.
+const ROOT: &str = "/run/spiderpool-cluster";
+
+/// The directory of a cluster.
+pub fn dir(name: &str) -> PathBuf {
+    Path::new(ROOT).join(name)
+}
+
+/// The names of all clusters that were begun and not cleared away.
+pub fn names() -> Vec<String> {
+    let entries = fs::read_dir(ROOT).into_iter().flatten().filter_map(Result::ok);
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// A process of this machine, safe against an id that was given to somebody else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pid: u32,
+    ticks: u64,
+}
+
+impl Process {
+    /// A process that runs now.
+    pub fn of(pid: u32) -> Option<Self> {
+        Some(Self { pid, ticks: start_ticks(pid)? })
+    }
+
+    /// Its id.
+    pub fn pid(self) -> u32 {
+        self.pid
+    }
+
+    fn is_alive(self) -> bool {
+        self.pid != 0 && start_ticks(self.pid) == Some(self.ticks)
+    }
+
+    fn kill(self) {
+        if let Some(pid) = Pid::from_raw(self.pid as i32)
+            && self.is_alive()
+        {
+            // It may have ended this very moment.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// A cluster on disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    /// What it is made of.
+    pub options: Options,
+    /// The process on this machine that clears up.
+    pub keeper: Process,
+    /// The first process of the cluster's namespaces.
+    pub first: Process,
+}
+
+impl State {
+    /// Begins a cluster's directory.
+    pub fn create(options: &Options) -> Result<Self> {
+        let state = Self { options: options.clone(), keeper: Process::default(), first: Process::default() };
+        let dir = state.dir();
+        for sub in ["", "images", "nodes"] {
+            let sub = dir.join(sub);
+            fs::create_dir_all(&sub).with_context(|| format!("cannot make {}", sub.display()))?;
+        }
+        state.save()?;
+        pki::write(&dir, &options.nodes)?;
+        fs::create_dir_all(&options.log_dir).with_context(|| format!("cannot make {}", options.log_dir.display()))?;
+        images::write(&options.app, &dir.join("images"))?;
+        for archive in &options.images {
+            let name = archive.file_name().with_context(|| format!("{} is no archive", archive.display()))?;
+            fs::copy(archive, dir.join("images").join(name))
+                .with_context(|| format!("cannot read {}", archive.display()))?;
+        }
+        Ok(state)
+    }
+
+    /// What there is of that name.
+    pub fn load(name: &str) -> Result<Option<Self>> {
+        let file = dir(name).join("state.json");
+        if !file.exists() {
+            return Ok(None);
+        }
+        let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is no state of a cluster", file.display()))
+    }
+
+    /// Writes it in one step.
+    pub fn save(&self) -> Result<()> {
+        let file = self.dir().join("state.json");
+        let part = file.with_extension("part");
+        let text = serde_json::to_vec_pretty(self).context("cannot write the state")?;
+        fs::write(&part, text)
+            .and_then(|()| fs::rename(&part, &file))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> PathBuf {
+        dir(&self.options.name)
+    }
+
+    /// The log of a process.
+    pub fn log(&self, process: &str) -> PathBuf {
+        self.options.log_dir.join(format!("{process}.log"))
+    }
+
+    /// The kubeconfig of a user.
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        pki::kubeconfig_file(&self.dir(), user)
+    }
+
+    /// Where the first process of a node, or of the control plane, takes orders.
+    pub fn socket(&self, node: Option<&str>) -> PathBuf {
+        match node {
+            Some(node) => self.dir().join("nodes").join(format!("{node}.sock")),
+            None => self.dir().join("control.sock"),
+        }
+    }
+
+    /// Where a node's first process is found: its id among the control plane's.
+    pub fn pid_file(&self, node: &str) -> PathBuf {
+        self.dir().join("nodes").join(format!("{node}.pid"))
+    }
+
+    /// Whose existence says that a node has its images.
+    pub fn loaded_file(&self, node: &str) -> PathBuf {
+        self.dir().join("nodes").join(format!("{node}.loaded"))
+    }
+
+    /// The id of a node's first process among the control plane's.
+    pub fn node_pid(&self, node: &str) -> Result<u32> {
+        let known = &self.options.nodes;
+        ensure!(known.iter().any(|name| name == node), "the cluster has no node {node}, but: {}", known.join(", "));
+        let text = fs::read_to_string(self.pid_file(node)).with_context(|| format!("node {node} does not run"))?;
+        text.trim().parse().with_context(|| format!("node {node} does not run"))
+    }
+
+    /// The id of the first process on this machine.
+    pub fn first_pid(&self) -> u32 {
+        self.first.pid
+    }
+
+    /// Whether it runs.
+    pub fn is_alive(&self) -> bool {
+        self.first.is_alive()
+    }
+
+    /// Ends it: its processes, then what it left. Its keeper does that, if there is one.
+    pub fn end(&self) -> Result<()> {
+        // The keeper may have noted the first process since this state was read.
+        let now = Self::load(&self.options.name)?.unwrap_or_else(|| self.clone());
+        now.first.kill();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while (now.keeper.is_alive() || now.first.is_alive()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        ensure!(!now.keeper.is_alive() && !now.first.is_alive(), "cluster {} does not end", self.options.name);
+        self.clear()
+    }
+
+    /// Removes what is left when all processes are gone.
+    pub fn clear(&self) -> Result<()> {
+        for node in &self.options.nodes {
+            cgroup::remove(&cgroup::name(&self.options.name, node))?;
+        }
+        match fs::remove_dir_all(self.dir()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", self.dir().display()));
+            }
+            _ => {}
+        }
+        // Not empty: there are other clusters.
+        let _ = fs::remove_dir(ROOT);
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! `cargo xtask cluster`: a real Kubernetes on this machine. Builds what it takes and hands over to `spiderpool-cluster` (`crates/e2e`).
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+
+use crate::build::{self, Profile, programs, target_dir};
+use crate::kube::{self, Kubernetes};
+use crate::run::{command, root, teed};
+use crate::{demo, setup};
+
+/// What to do with the cluster.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Args {
+    /// `up [--nodes N] [--image ARCHIVE]`, `down`, `shell [--node NODE] [COMMAND...]`, `load ARCHIVE...`, `process ORDER NAME`, `test`;
+    /// `--name NAME` after it for another cluster than the usual one; `--help` says more
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    action: Vec<OsString>,
+}
+
+/// Runs the driver with the terminal's streams; its exit code is ours.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let action = args.action[0].to_string_lossy();
+    let mut driver = match action.as_ref() {
+        "up" | "test" => match prepared()? {
+            Ok(driver) => driver,
+            Err(reason) => bail!("{reason}"),
+        },
+        _ => driver(false)?,
+    };
+    let status = driver.args(&args.action).status()?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Runs the cluster lane: its output, passed on as well, and its verdict; or the reason why this machine cannot.
+pub fn for_tests() -> Result<Result<(String, bool), String>> {
+    Ok(match prepared()? {
+        Ok(mut driver) => {
+            driver.arg("test");
+            Ok(teed(driver)?)
+        }
+        Err(reason) => Err(reason),
+    })
+}
+
+/// The driver with everything that a cluster takes, or the reason why this machine cannot.
+fn prepared() -> Result<Result<Command, String>> {
+    if !setup::is_root() {
+        return Ok(Err("a cluster out of namespaces needs root".into()));
+    }
+    let kubernetes = match kube::ready()? {
+        Kubernetes::Ready(dir) => dir,
+        Kubernetes::Absent(reason) => return Ok(Err(reason)),
+    };
+    setup::everything()?;
+    let mut driver = driver(true)?;
+    driver.arg("--kubernetes-dir").arg(kubernetes);
+    Ok(Ok(driver))
+}
+
+/// The driver with the places that it needs. Built only when `anew`, or when it never was: a shell is not to wait for a compiler.
+fn driver(anew: bool) -> Result<Command> {
+    let mut bin = build::directory("lab");
+    if anew || !bin.join("spiderpool-cluster").is_file() {
+        bin = programs(&demo::PACKAGES, Profile::Lab)?;
+    }
+    let mut driver = command(bin.join("spiderpool-cluster"));
+    driver.arg("--bin-dir").arg(&bin);
+    driver.arg("--cache-dir").arg(target_dir().join("cluster"));
+    driver.arg("--repository").arg(root());
+    Ok(driver)
+}
