@@ -65,7 +65,7 @@ const MODULES: [Module; 6] = [
         ],
         takes: "a few seconds",
     },
-    Module { name: "multus", programs: &["multus"], takes: "about 2 minutes" },
+    Module { name: "multus", programs: &["multus", "install_multus"], takes: "about 2 minutes" },
 ];
 
 /// What a machine has to offer.

@@ -2,7 +2,10 @@ module spiderpool.io/hack/kubernetes/multus
 
 go 1.26.0
 
-tool gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd/multus
+tool (
+	gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd/install_multus
+	gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd/multus
+)
 
 require (
 	github.com/Masterminds/semver/v3 v3.2.1 // indirect

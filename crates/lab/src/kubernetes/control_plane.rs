@@ -21,7 +21,7 @@ use crate::world::objects;
 use crate::{client, isolate, netns};
 
 /// Everything takes a few seconds; a machine that does other work at the same time may need longer.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Which cluster to be.
 #[derive(Debug, clap::Args)]

@@ -81,7 +81,7 @@ impl State {
         }
         state.save()?;
         pki::write(&dir, &options.nodes)?;
-        fs::create_dir_all(&options.log_dir).with_context(|| format!("cannot make {}", options.log_dir.display()))?;
+        fresh(&options.log_dir)?;
         images::write(&options.app, &dir.join("images"))?;
         for archive in &options.images {
             let name = archive.file_name().with_context(|| format!("{} is no archive", archive.display()))?;
@@ -190,4 +190,17 @@ impl State {
         let _ = fs::remove_dir(ROOT);
         Ok(())
     }
+}
+
+/// A directory without logs of an earlier cluster, which would be taken for this one's.
+fn fresh(dir: &Path) -> Result<()> {
+    let what = || format!("cannot make {}", dir.display());
+    fs::create_dir_all(dir).with_context(what)?;
+    for entry in fs::read_dir(dir).with_context(what)? {
+        let path = entry.with_context(what)?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
