@@ -163,7 +163,7 @@ fn show(call: &Call, answer: &[u8], out: &mut impl Write) -> Result<(), Failure>
     let end = end.ok_or_else(|| Failure(52, "Empty reply from server".into()))? + 4;
     let (head, body) = answer.split_at(end);
     let status = String::from_utf8_lossy(head).split(' ').nth(1).unwrap_or("000").to_owned();
-    if call.fail && status >= "400".to_owned() {
+    if call.fail && status.as_str() >= "400" {
         return Err(Failure(22, format!("The requested URL returned error: {status}")));
     }
     let mut text = Vec::new();
