@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser as _;
 use controller::{
-    clean, init, process,
+    clean, definitions, init, process,
     settings::{Cli, Command},
 };
 use daemon::Env;
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             Command::Daemon(flags) => process::daemon(flags, &env).await,
             Command::Init => init::run(&env).await,
             Command::Clean(flags) => clean::run(flags, &env).await,
+            Command::ApplyCrds => definitions::run(&env).await,
         }
     });
     match outcome {

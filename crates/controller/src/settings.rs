@@ -32,6 +32,8 @@ pub enum Command {
     Init,
     /// Remove what is ours and not Helm's, before an uninstallation. Pods go on running.
     Clean(crate::clean::Flags),
+    /// Bring the definitions of our kinds to this version, before an upgrade.
+    ApplyCrds,
 }
 
 /// Flags of `daemon`.
