@@ -48,12 +48,11 @@ impl Patch {
     pub fn apply(&self, resource: &Resource, current: &Value) -> Outcome<Value> {
         let mut value = current.clone();
         match self {
-            Self::Json(patch) => patch_in_order(&mut value, patch).map_err(|e| {
+            Self::Json(patch) => patch_in_order(&mut value, patch).map_err(|error| {
+                // The client gets no more than this from kube-apiserver either.
+                tracing::debug!(%error, "JSON patch refused");
                 let message = "the server rejected our request due to an error in our request";
-                let mut failure = Failure::custom(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
-                failure.details =
-                    serde_json::json!({"causes": [{"reason": "UnexpectedServerResponse", "message": e.to_string()}]});
-                failure
+                Failure::custom(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
             })?,
             Self::Merge(patch) => json_patch::merge(&mut value, patch),
             Self::Strategic(patch) => {

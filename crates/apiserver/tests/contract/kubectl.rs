@@ -6,20 +6,20 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 /// kubectl for one namespace; `None`, said aloud, where there is none.
-struct Kubectl {
+pub struct Kubectl {
     namespace: String,
     cache: tempfile::TempDir,
 }
 
 /// What a run printed.
-struct Ran {
-    ok: bool,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub ok: bool,
+    pub out: String,
+    pub err: String,
 }
 
 impl Kubectl {
-    fn find(api: &Api) -> Option<Self> {
+    pub fn find(api: &Api) -> Option<Self> {
         match Command::new("kubectl").args(["version", "--client"]).output() {
             Ok(output) if output.status.success() => {
                 Some(Self { namespace: api.namespace.clone(), cache: tempfile::tempdir().unwrap() })
@@ -32,7 +32,7 @@ impl Kubectl {
     }
 
     /// Runs it on a thread that may block; `input` is its stdin.
-    async fn run(&self, arguments: &[&str], input: &str) -> Ran {
+    pub async fn run(&self, arguments: &[&str], input: &str) -> Ran {
         let mut command = Command::new("kubectl");
         command
             .arg("--kubeconfig")
@@ -57,7 +57,7 @@ impl Kubectl {
         Ran { ok: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) }
     }
 
-    async fn ok(&self, arguments: &[&str], input: &str) -> String {
+    pub async fn ok(&self, arguments: &[&str], input: &str) -> String {
         let ran = self.run(arguments, input).await;
         assert!(ran.ok, "kubectl {arguments:?}: {}{}", ran.out, ran.err);
         ran.out

@@ -9,6 +9,7 @@
 mod admission;
 mod definitions;
 mod engine;
+mod golden;
 mod kubectl;
 mod objects;
 mod patches;
