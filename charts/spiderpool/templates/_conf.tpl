@@ -18,8 +18,6 @@ enableValidatingResourcesDeletedWebhook: {{ $controller.enableValidatingResource
 tuneSysctlConfig: {{ $agent.tuneSysctlConfig }}
 podResourceInject:
   enabled: {{ $controller.podResourceInject.enabled }}
-  namespacesExclude: {{ toJson $controller.podResourceInject.namespacesExclude }}
-  namespacesInclude: {{ toJson $controller.podResourceInject.namespacesInclude }}
 agent:
   networkResourcePlugin:
     enabled: {{ $agent.networkResourcePlugin.enabled }}

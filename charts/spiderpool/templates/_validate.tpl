@@ -14,6 +14,7 @@ the value, what it is, and what to do. Types, names and words are checked by val
   (list "ipam.enableIPConflictDetection" .Values.ipam.enableIPConflictDetection "the plugins do not probe yet")
   (list "ipam.enableGatewayDetection" .Values.ipam.enableGatewayDetection "the plugins do not probe yet")
   (list "ipam.spiderSubnet.enable" .Values.ipam.spiderSubnet.enable "pools from SpiderSubnets are not there yet; declare SpiderIPPools")
+  (list "spiderpoolController.podResourceInject.enabled" .Values.spiderpoolController.podResourceInject.enabled "the controller adds nothing to pods yet; name their networks by annotation")
   (list "spiderpoolAgent.networkResourcePlugin.enabled" .Values.spiderpoolAgent.networkResourcePlugin.enabled "the agent announces no resources yet")
   (list "spiderpoolAgent.prometheus.enabledRdmaMetric" .Values.spiderpoolAgent.prometheus.enabledRdmaMetric "the agent has no RDMA metrics yet")
   (list "rdma.rdmaSharedDevicePlugin.install" .Values.rdma.rdmaSharedDevicePlugin.install "install the device plugin with its own manifests")
@@ -60,10 +61,6 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- $budget := $controller.podDisruptionBudget -}}
 {{- if and $budget.enabled (not (kindIs "string" $budget.minAvailable)) (ge (int $budget.minAvailable) (int $controller.replicas)) -}}
 {{- fail (printf "spiderpoolController.podDisruptionBudget.minAvailable: %d with spiderpoolController.replicas: %d: no controller could ever be moved, and nodes could not be drained. Have more replicas, or no budget." (int $budget.minAvailable) (int $controller.replicas)) -}}
-{{- end -}}
-{{- $inject := $controller.podResourceInject -}}
-{{- if and $inject.enabled (semverCompare "<1.28.0-0" .Capabilities.KubeVersion.Version) -}}
-{{- fail (printf "spiderpoolController.podResourceInject.enabled: true needs Kubernetes 1.28 (matchConditions of webhooks), this is %s." .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- include "spiderpool.validate.tls" . -}}
 {{- include "spiderpool.validate.ports" . -}}

@@ -150,7 +150,8 @@ fn is_below(path: &str, above: &str) -> bool {
 }
 
 /// Values that only refuse when switched on: `refusals` tests them.
-const REFUSED: [&str; 8] = [
+const REFUSED: [&str; 9] = [
+    "spiderpoolController.podResourceInject.enabled",
     "ipam.enableIPConflictDetection",
     "ipam.enableGatewayDetection",
     "ipam.spiderSubnet.enable",
