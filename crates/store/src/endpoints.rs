@@ -126,10 +126,16 @@ impl Endpoints {
             object.metadata.uid = Some(written.uid.clone());
             return self.discard(&api, object).await;
         }
-        match optional(bounded(api.get(name)).await)? {
-            Some(found) if uid_of(&found) == Some(pod_uid) => self.discard(&api, found).await,
-            _ => Ok(()),
+        for _ in 0..TRIES {
+            match optional(bounded(api.get(name)).await)? {
+                Some(found) if uid_of(&found) == Some(pod_uid) => match self.discard(&api, found).await {
+                    Err(Failure::Conflict) => {} // judged anew
+                    outcome => return outcome,
+                },
+                _ => return Ok(()),
+            }
         }
+        Err(Failure::Conflict)
     }
 
     /// Deletes this very object and takes our finalizer off it.
@@ -137,11 +143,16 @@ impl Endpoints {
         let name = object.name_any();
         let mut left = Some(object);
         if left.as_ref().is_some_and(|object| object.metadata.deletion_timestamp.is_none()) {
-            let uid = left.as_ref().and_then(|object| object.metadata.uid.clone());
-            let preconditions = Some(Preconditions { uid, resource_version: None });
+            // The version too where it was read: what was changed since may tell another pod's addresses.
+            let metadata = left.as_ref().map(|object| &object.metadata);
+            let uid = metadata.and_then(|metadata| metadata.uid.clone());
+            let resource_version = metadata.and_then(|metadata| metadata.resource_version.clone());
+            let read = resource_version.is_some();
+            let preconditions = Some(Preconditions { uid, resource_version });
             let params = DeleteParams { preconditions, ..DeleteParams::default() };
             left = match bounded(api.delete(&name, &params)).await {
                 Ok(answer) => answer.left(),
+                Err(Failure::Conflict) if read => return Err(Failure::Conflict),
                 Err(Failure::NotFound | Failure::Conflict) => None, // it is gone, or another object has its name
                 Err(failure) => return Err(failure),
             };
