@@ -5,13 +5,14 @@
 //! done is left out, and validation refuses the object and says why, so nothing half mutated is stored.
 
 pub mod coordinator;
+pub mod metrics;
 pub mod multus;
 pub mod pool;
 pub mod reserved;
 pub mod review;
 pub mod subnet;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -95,6 +96,8 @@ pub trait Kind: Send + Sync + 'static {
 pub struct Context {
     /// The API.
     pub client: Client,
+    /// What is counted.
+    pub metrics: metrics::Metrics,
     /// The pools that exist.
     pub peers: Arc<Peers>,
     /// The enabled families.
@@ -151,27 +154,42 @@ impl Webhook {
 pub fn router(context: &Context) -> Router {
     let mut router = Router::new().route("/webhook-health-check", get(|| async { "" }));
     for webhook in kinds(context) {
-        let context = context.clone();
+        let (context, metrics) = (context.clone(), context.metrics.clone());
         router = router.merge(match webhook.kind {
-            "spiderippool" => routes(&webhook, pool::Pools(context)),
-            "spidersubnet" => routes(&webhook, subnet::Subnets),
-            "spiderreservedip" => routes(&webhook, reserved::ReservedIPs(context)),
-            "spidercoordinator" => routes(&webhook, coordinator::Coordinators),
-            _ => routes(&webhook, multus::MultusConfigs(context)),
+            "spiderippool" => routes(webhook, metrics, pool::Pools(context)),
+            "spidersubnet" => routes(webhook, metrics, subnet::Subnets),
+            "spiderreservedip" => routes(webhook, metrics, reserved::ReservedIPs(context)),
+            "spidercoordinator" => routes(webhook, metrics, coordinator::Coordinators),
+            _ => routes(webhook, metrics, multus::MultusConfigs(context)),
         });
     }
     router
 }
 
-fn routes<K: Kind>(webhook: &Webhook, kind: K) -> Router {
+/// A kind and what its reviews are counted as.
+struct Handler<K> {
+    kind: K,
+    webhook: Webhook,
+    metrics: metrics::Metrics,
+}
+
+impl<K> Handler<K> {
+    fn count(&self, verb: &'static str, begun: Instant, answered: Review) -> Json<Review> {
+        self.metrics.answered(self.webhook.kind, verb, answered.verdict(), begun.elapsed());
+        Json(answered)
+    }
+}
+
+fn routes<K: Kind>(webhook: Webhook, metrics: metrics::Metrics, kind: K) -> Router {
     Router::new()
         .route(&webhook.mutate_path(), post(mutate::<K>))
         .route(&webhook.validate_path(), post(validate::<K>))
-        .with_state(Arc::new(kind))
+        .with_state(Arc::new(Handler { kind, webhook, metrics }))
 }
 
-async fn mutate<K: Kind>(State(kind): State<Arc<K>>, Json(review): Json<Review>) -> Json<Review> {
-    review
+async fn mutate<K: Kind>(State(handler): State<Arc<Handler<K>>>, Json(review): Json<Review>) -> Json<Review> {
+    let (begun, kind) = (Instant::now(), &handler.kind);
+    let answered = review
         .answer(|request| async move {
             let Some(object) = &request.object else { return Answer::allowed() };
             match request.parse::<K::Object>(object) {
@@ -187,11 +205,13 @@ async fn mutate<K: Kind>(State(kind): State<Arc<K>>, Json(review): Json<Review>)
                 Ok(_) | Err(_) => Answer::allowed(),
             }
         })
-        .await
+        .await;
+    handler.count("mutate", begun, answered)
 }
 
-async fn validate<K: Kind>(State(kind): State<Arc<K>>, Json(review): Json<Review>) -> Json<Review> {
-    review.answer(|request| async move {
+async fn validate<K: Kind>(State(handler): State<Arc<Handler<K>>>, Json(review): Json<Review>) -> Json<Review> {
+    let (begun, kind) = (Instant::now(), &handler.kind);
+    let answered = review.answer(|request| async move {
         let change = match change::<K>(&request) {
             Ok(change) => change,
             Err(malformed) => return malformed,
@@ -208,7 +228,8 @@ async fn validate<K: Kind>(State(kind): State<Arc<K>>, Json(review): Json<Review
             }
         }
     })
-    .await
+    .await;
+    handler.count("validate", begun, answered)
 }
 
 fn change<K: Kind>(request: &Request) -> Result<Change<K::Object>, Answer> {

@@ -1,173 +1,147 @@
-//! Certificates of the webhook server: the operator's files, or a CA and a leaf made for this run.
+//! Certificates of the webhook server: the operator's files, or a CA and a leaf of our own, kept in a Secret.
 //!
-//! Files are read again when they change (a Secret's volume is renewed under a running pod). A certificate of our own is
-//! made anew at each start, and its CA is written into the webhook configurations; the key never leaves the process.
+//! | part | owns |
+//! |---|---|
+//! | [`Served`] | the pair that the server shows, exchanged under running connections |
+//! | [`files`] | files of the operator or of cert-manager, read again when they change |
+//! | [`authority`] | what the Secret shall hold: made, rotated, rolled over (pure) |
+//! | [`secret`] | the Secret itself, shared by all replicas |
+//! | [`x509`] | reading and judging certificates |
+//! | [`Trust`] | which CAs the API server shall trust, for the webhook configurations |
+//!
+//! A replica without a usable certificate serves nothing and is not ready; it goes on trying.
+
+pub mod authority;
+pub mod files;
+pub mod secret;
+pub mod x509;
 
 use std::{
     net::IpAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    path::PathBuf,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
-use daemon::{Chain, Stop};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
-};
+use kube::{Api, Client};
 use rustls::{
     ServerConfig,
-    crypto::ring::sign::any_supported_type,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use tokio::sync::Notify;
 
-/// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// What the webhook server shows to its clients.
+#[derive(Clone, Debug, Default)]
+pub struct Served(Arc<Current>);
 
-/// A certificate that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file is missing or not PEM.
-    #[error("cannot read {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: rustls::pki_types::pem::Error,
-    },
-    /// Certificate or key cannot be used.
-    #[error("cannot use certificate {} with key {}", cert.display(), key.display())]
-    Unusable {
-        /// The certificate's file.
-        cert: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// Why not.
-        #[source]
-        source: rustls::Error,
-    },
-    /// Our own cannot be made.
-    #[error("cannot make a certificate for {names:?}")]
-    Make {
-        /// Names in it.
-        names: Vec<String>,
-        /// Why not.
-        #[source]
-        source: rcgen::Error,
-    },
+#[derive(Debug, Default)]
+struct Current {
+    key: RwLock<Option<Arc<CertifiedKey>>>,
+    expires: AtomicI64,
+    changed: Notify,
 }
-
-/// The webhook server's certificate.
-#[derive(Clone, Debug)]
-pub struct Certificate {
-    current: Arc<Current>,
-    files: Option<(PathBuf, PathBuf)>,
-    /// PEM of the CA that clients must trust, if we made it.
-    pub ca: Option<String>,
-}
-
-#[derive(Debug)]
-struct Current(RwLock<Arc<CertifiedKey>>);
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+        self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Certificate {
-    /// From the operator's files.
-    pub fn of_files(cert: &Path, key: &Path) -> Result<Self, Error> {
-        let current = Arc::new(Current(RwLock::new(Arc::new(load(cert, key)?))));
-        Ok(Self { current, files: Some((cert.to_owned(), key.to_owned())), ca: None })
-    }
-
-    /// Made now, valid for these DNS names and addresses.
-    pub fn made_for(names: &[String]) -> Result<Self, Error> {
-        let (ca, key) = make(names).map_err(|source| Error::Make { names: names.to_vec(), source })?;
-        Ok(Self { current: Arc::new(Current(RwLock::new(Arc::new(key)))), files: None, ca: Some(ca) })
-    }
-
-    /// A server's TLS configuration, which follows changes of the files.
+impl Served {
+    /// A server's TLS configuration, which follows every change.
     pub fn server(&self) -> ServerConfig {
-        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(self.current.clone());
+        let resolver: Arc<dyn ResolvesServerCert> = self.0.clone();
+        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config
     }
 
-    /// Follows changes of the files until `stop`.
-    pub async fn follow(self, stop: Stop) -> Result<(), Error> {
-        let Some((cert, key)) = &self.files else {
-            stop.cancelled().await;
-            return Ok(());
-        };
-        let mut seen = (changed(cert), changed(key));
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            let now = (changed(cert), changed(key));
-            if now == seen {
-                continue;
+    /// From now on this is shown; it expires at `expires` (seconds since 1970).
+    pub fn replace(&self, key: CertifiedKey, expires: i64) {
+        *self.0.key.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(key));
+        self.0.expires.store(expires, Ordering::Relaxed);
+        self.0.changed.notify_one();
+    }
+
+    /// Whether there is anything to show.
+    pub fn is_there(&self) -> bool {
+        self.0.key.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// When it expires, in seconds since 1970; 0 if there is none.
+    pub fn expires(&self) -> i64 {
+        self.0.expires.load(Ordering::Relaxed)
+    }
+
+    /// Until something else is shown.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+}
+
+/// Which CAs the API server shall trust.
+#[derive(Clone)]
+pub enum Trust {
+    /// Those in our Secret.
+    Secret(Api<k8s_openapi::api::core::v1::Secret>, String),
+    /// Those in the first of these files that exists; if none does, the webhook configurations stay as they are.
+    Files(Vec<PathBuf>),
+    /// Somebody else (cert-manager) writes them into the webhook configurations.
+    Injected,
+}
+
+/// The CAs could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The Secret.
+    #[error("cannot read Secret {0}")]
+    Secret(String, #[source] kube::Error),
+    /// The file.
+    #[error("cannot read CA file {}", .0.display())]
+    File(PathBuf, #[source] std::io::Error),
+}
+
+impl Trust {
+    /// The Secret of this name.
+    pub fn in_secret(client: &Client, namespace: &str, name: &str) -> Self {
+        Self::Secret(Api::namespaced(client.clone(), namespace), name.to_owned())
+    }
+
+    /// The CAs as PEM, as they are now. `None`: leave the webhook configurations alone.
+    pub async fn bundle(&self) -> Result<Option<String>, TrustError> {
+        match self {
+            Self::Secret(api, name) => {
+                let secret = api.get_opt(name).await.map_err(|source| TrustError::Secret(name.clone(), source))?;
+                Ok(secret.map(|secret| secret::material(&secret).ca).filter(|ca| !ca.is_empty()))
             }
-            // A pair that does not fit may be half written: it is tried again, the old one serves on.
-            match load(cert, key) {
-                Ok(renewed) => {
-                    *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
-                    seen = now;
-                    tracing::info!(cert = %cert.display(), "webhook certificate renewed");
+            Self::Files(paths) => {
+                for path in paths {
+                    match tokio::fs::read_to_string(path).await {
+                        Ok(bundle) => return Ok(Some(bundle)),
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(source) => return Err(TrustError::File(path.clone(), source)),
+                    }
                 }
-                Err(error) => tracing::warn!(error = %Chain(&error), "webhook certificate changed and cannot be used"),
+                Ok(None)
             }
+            Self::Injected => Ok(None),
         }
-        Ok(())
     }
 }
 
-fn changed(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
-}
-
-fn load(cert: &Path, key: &Path) -> Result<CertifiedKey, Error> {
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File { path, source }
-    };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).map_err(file(cert))?.collect();
-    let chain = chain.map_err(file(cert))?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(file(key))?;
-    let unusable = |source| Error::Unusable { cert: cert.to_owned(), key: key.to_owned(), source };
-    let pair = CertifiedKey::new(chain, any_supported_type(&private).map_err(unusable)?);
-    pair.keys_match().map_err(unusable)?;
-    Ok(pair)
-}
-
-fn make(names: &[String]) -> Result<(String, CertifiedKey), rcgen::Error> {
-    let mut ca = CertificateParams::default();
-    ca.distinguished_name.push(DnType::CommonName, "spidernet.io");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
-    let mut leaf = CertificateParams::new(names)?;
-    leaf.distinguished_name.push(DnType::CommonName, crate::NAME);
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    leaf.use_authority_key_identifier_extension = true;
-    let key = KeyPair::generate()?;
-    let leaf = leaf.signed_by(&key, &ca)?;
-    let private = PrivateKeyDer::try_from(key.serialize_der()).expect("rcgen writes PKCS #8");
-    let signer = any_supported_type(&private).expect("ring signs with the keys that rcgen makes with ring");
-    Ok((ca.pem(), CertifiedKey::new(vec![leaf.der().clone()], signer)))
-}
-
-/// The names under which an API server may call the webhooks: loopback, the Service, and the host of a URL.
-pub fn names(service: &str, namespace: &str, url: Option<&str>) -> Vec<String> {
-    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    names.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("{service}.{namespace}{suffix}")));
-    if let Some(host) = url.and_then(host)
-        && !names.contains(&host)
-    {
-        names.push(host);
-    }
+/// The names under which an API server may call the webhooks, the usual one first: the host of the URL if there is one, the
+/// Service, loopback, and what the operator adds.
+pub fn names(service: &str, namespace: &str, domain: &str, url: Option<&str>, extra: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = url.and_then(host).into_iter().collect();
+    names.extend([format!("{service}.{namespace}.svc"), format!("{service}.{namespace}")]);
+    names.push(format!("{service}.{namespace}.svc.{domain}"));
+    names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+    names.extend(extra.iter().cloned());
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
     names
 }
 
@@ -183,25 +157,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_include_the_urls_host() {
-        let with = |url| names("c", "ns", Some(url)).last().cloned();
-        assert_eq!(with("https://10.0.0.1:5722"), Some("10.0.0.1".to_owned()));
-        assert_eq!(with("https://[fd00::0:1]:5722/base"), Some("fd00::1".to_owned()));
-        assert_eq!(names("c", "ns", Some("https://127.0.0.1:5722")).len(), 6);
-        assert!(names("c", "ns", None).contains(&"c.ns.svc".to_owned()));
-    }
-
-    #[test]
-    fn files_that_do_not_fit_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let (cert, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
-        let (one, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-        let pem = CertificateParams::default().self_signed(&one).unwrap().pem();
-        std::fs::write(&cert, pem).unwrap();
-        std::fs::write(&key, other.serialize_pem()).unwrap();
-        assert!(matches!(Certificate::of_files(&cert, &key), Err(Error::Unusable { .. })));
-        std::fs::write(&key, one.serialize_pem()).unwrap();
-        Certificate::of_files(&cert, &key).unwrap();
-        assert!(matches!(Certificate::of_files(&dir.path().join("none"), &key), Err(Error::File { .. })));
+    fn the_usual_name_comes_first() {
+        let with = |url| names("c", "ns", "cluster.local", url, &["more.example".to_owned()]);
+        assert_eq!(with(Some("https://10.0.0.1:5722"))[0], "10.0.0.1");
+        assert_eq!(with(Some("https://[fd00::0:1]:5722/base"))[0], "fd00::1");
+        assert_eq!(with(None)[..3], ["c.ns.svc", "c.ns", "c.ns.svc.cluster.local"]);
+        assert_eq!(with(None).last().map(String::as_str), Some("more.example"));
+        assert_eq!(with(Some("https://127.0.0.1:5722")).len(), 7, "each once");
     }
 }

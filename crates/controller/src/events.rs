@@ -41,8 +41,11 @@ struct Key {
     message: String,
 }
 
+#[derive(Clone)]
 struct Written {
     name: String,
+    uid: Option<String>,
+    version: Option<String>,
     count: i32,
     at: Instant,
 }
@@ -77,12 +80,15 @@ impl Events {
         let api = Api::<Event>::namespaced(self.client.clone(), &namespace);
         let outcome = match self.repeated(&key) {
             Repeated::Recently => return,
-            Repeated::Before { name, count } => {
-                let patch = json!({"count": count, "lastTimestamp": Time(Timestamp::now())});
+            Repeated::Before(Written { name, uid, version, count, .. }) => {
+                let metadata = json!({"uid": uid, "resourceVersion": version});
+                let patch = json!({"metadata": metadata, "count": count, "lastTimestamp": Time(Timestamp::now())});
                 match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                    // It has expired meanwhile.
-                    Err(kube::Error::Api(status)) if status.code == 404 => self.create(&api, about, kind, &key).await,
-                    outcome => outcome.map(drop),
+                    // It has expired meanwhile, or somebody edited it.
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                        self.create(&api, about, kind, &key).await
+                    }
+                    outcome => outcome.map(|event| self.remember(&key, &event, count)),
                 }
             }
             Repeated::Never => self.create(&api, about, kind, &key).await,
@@ -96,7 +102,7 @@ impl Events {
         let now = Timestamp::now();
         let name = format!("{}.{:x}", about.name.as_deref().unwrap_or_default(), now.as_nanosecond());
         let event = Event {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: api_namespace(&about), ..Default::default() },
+            metadata: ObjectMeta { name: Some(name), namespace: api_namespace(&about), ..Default::default() },
             involved_object: about,
             type_: Some(kind.to_owned()),
             reason: Some(key.reason.to_owned()),
@@ -107,13 +113,18 @@ impl Events {
             count: Some(1),
             ..Default::default()
         };
-        api.create(&PostParams::default(), &event).await?;
+        let event = api.create(&PostParams::default(), &event).await?;
+        self.remember(key, &event, 1);
+        Ok(())
+    }
+
+    fn remember(&self, key: &Key, event: &Event, count: i32) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.len() >= REMEMBERED {
             written.clear();
         }
-        written.insert(key.clone(), Written { name, count: 1, at: Instant::now() });
-        Ok(())
+        let (name, uid, version) = (event.name_any(), event.uid(), event.resource_version());
+        written.insert(key.clone(), Written { name, uid, version, count, at: Instant::now() });
     }
 
     fn repeated(&self, key: &Key) -> Repeated {
@@ -124,7 +135,7 @@ impl Events {
             Some(last) => {
                 last.count += 1;
                 last.at = Instant::now();
-                Repeated::Before { name: last.name.clone(), count: last.count }
+                Repeated::Before(last.clone())
             }
         }
     }
@@ -133,7 +144,7 @@ impl Events {
 enum Repeated {
     Never,
     Recently,
-    Before { name: String, count: i32 },
+    Before(Written),
 }
 
 fn shortened(mut message: String) -> String {

@@ -7,6 +7,7 @@
 //! | [`leader`] | who leads, and that a deposed leader writes nothing |
 //! | [`admission`] | mutation and validation of every kind, and their HTTP surface |
 //! | [`serve`], [`certificates`], [`webhooks`] | HTTPS, its certificates, the webhook configurations that point to it |
+//! | [`selfcheck`] | whether the API server could call the webhooks here |
 //! | [`multus`] | SpiderMultusConfig and its NetworkAttachmentDefinition |
 //! | [`coordinator`] | SpiderCoordinator and the cluster's CIDRs in its status |
 //! | [`pools`] | status, label and finalizer of SpiderIPPools: views of the SpiderIPs, never their source |
@@ -14,7 +15,7 @@
 //! | [`init`], [`clean`] | the Jobs of an installation: default objects, removal |
 //! | [`gone`] | release of what nodes that are gone held |
 //! | [`definitions`] | the definitions of our kinds, brought to this version before an upgrade |
-//! | [`events`] | what users are told in Events |
+//! | [`events`], [`trouble`] | what users are told in Events, and operators in the log |
 //!
 //! Nothing here stands on the way of an allocation: while the controller is away, pods start and stop all the same.
 
@@ -30,8 +31,10 @@ pub mod leader;
 pub mod multus;
 pub mod pools;
 pub mod process;
+pub mod selfcheck;
 pub mod serve;
 pub mod settings;
+pub mod trouble;
 pub mod upstream;
 pub mod webhooks;
 

@@ -15,15 +15,25 @@ use axum::{Router, http::StatusCode, routing::any};
 use daemon::{Env, Readiness, Stop, Tasks, metrics};
 use ipam::rules::Enabled;
 use kube::Client;
-use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::gauge::ConstGauge,
+    registry::Registry,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 
 use crate::{
     admission,
-    certificates::{self, Certificate},
+    certificates::{self, Served, Trust, authority::Policy, files::Files},
     gone,
     leader::{self, Candidate},
-    pools, serve,
+    pools,
+    selfcheck::SelfCheck,
+    serve,
     settings::{Flags, Settings},
     webhooks::Target,
 };
@@ -121,6 +131,8 @@ pub struct Shared {
     pub nodes: Arc<AtomicUsize>,
     /// The pools, for admission.
     pub peers: Arc<pools::peers::Peers>,
+    /// Metrics of admission.
+    pub admission: admission::metrics::Metrics,
     /// Metrics of pools.
     pub pools: pools::metrics::Metrics,
     /// Metrics of what was collected.
@@ -140,26 +152,65 @@ fn every_replica(
 ) -> anyhow::Result<()> {
     let context = admission::Context {
         client: client.clone(),
+        metrics: shared.admission.clone(),
         peers: Arc::clone(&shared.peers),
         enabled: Enabled { ipv4: settings.config.enable_ipv4, ipv6: settings.config.enable_ipv6 },
         guard_deletion: settings.config.enable_validating_resources_deleted_webhook,
         coordinator: settings.coordinator.is_some(),
         multus: settings.multus_resync.is_some(),
     };
-    let certificate = certificate(settings)?;
+    let stop = tasks.stop();
+    let served = Served::default();
+    let names = certificates::names(
+        &settings.deployment,
+        &settings.namespace,
+        &settings.tls.domain,
+        settings.flags.webhook_url.as_deref(),
+        &settings.tls.extra_names,
+    );
+    let (trusted, trusts) = watch::channel(None);
+    let check = SelfCheck {
+        socket: sockets.webhook.local_addr()?,
+        name: names.first().cloned().unwrap_or_default(),
+        trusted: trusts,
+        served: served.clone(),
+        readiness: readiness.clone(),
+    };
+    let bundle_changed = Arc::new(Notify::new());
     let target = Target {
         client: client.clone(),
         name: settings.deployment.clone(),
         url: settings.flags.webhook_url.clone(),
-        ca: certificate.ca.clone().or_else(|| trusted(settings)),
+        trust: trust(settings, client),
+        bundle_changed: Arc::clone(&bundle_changed),
+        trusted,
         kinds: admission::kinds(&context),
     };
-    let stop = tasks.stop();
     tasks.spawn(
         "webhook server",
-        serve::https(sockets.webhook, certificate.server(), admission::router(&context), stop.clone()),
+        serve::https(sockets.webhook, served.server(), admission::router(&context), stop.clone()),
     );
-    tasks.spawn("webhook certificate", certificate.follow(stop.clone()));
+    let first = readiness.hold("a webhook certificate");
+    match files(&settings.flags) {
+        Some(files) => tasks.spawn("webhook certificate", files.follow(served.clone(), first, stop.clone())),
+        None => {
+            let keeper = certificates::secret::Keeper {
+                client: client.clone(),
+                namespace: settings.namespace.clone(),
+                name: settings.tls.secret.clone(),
+                configurations: settings.deployment.clone(),
+                policy: Policy {
+                    names,
+                    ca_validity: settings.tls.ca_validity,
+                    leaf_validity: settings.tls.leaf_validity.min(settings.tls.ca_validity),
+                    settle: settings.tls.settle,
+                },
+                bundle_changed,
+            };
+            tasks.spawn("webhook certificate", keeper.run(served.clone(), first, stop.clone()));
+        }
+    }
+    tasks.spawn("webhook self-check", check.run(stop.clone()));
     tasks.spawn(
         "webhook configurations",
         target.keep(stop.clone(), shared.admitting.clone(), readiness.hold("webhook configurations")),
@@ -168,29 +219,27 @@ fn every_replica(
     tasks.spawn("pools for admission", peers);
     tasks.spawn("probes", serve::http(sockets.health, probes(readiness.clone()), stop.clone()));
     if let Some(socket) = sockets.metrics {
-        let registry = Arc::new(registry(shared, settings.debug_metrics));
+        let registry = Arc::new(registry(shared, served, settings.debug_metrics));
         tasks.spawn("metrics", serve::http(socket, metrics::router(registry), stop));
     }
     Ok(())
 }
 
-fn certificate(settings: &Settings) -> Result<Certificate, certificates::Error> {
-    let flags = &settings.flags;
-    match (&flags.tls_server_cert, &flags.tls_server_key) {
-        (Some(cert), Some(key)) => Certificate::of_files(cert, key),
-        _ => Certificate::made_for(&certificates::names(
-            &settings.deployment,
-            &settings.namespace,
-            flags.webhook_url.as_deref(),
-        )),
-    }
+/// The operator's files, if there are any.
+fn files(flags: &Flags) -> Option<Files> {
+    Some(Files { cert: flags.tls_server_cert.clone()?, key: flags.tls_server_key.clone()? })
 }
 
-/// With a URL and the operator's files, the CA is the file `ca.crt` beside the certificate, or the certificate itself.
-fn trusted(settings: &Settings) -> Option<String> {
-    settings.flags.webhook_url.as_ref()?;
-    let cert = settings.flags.tls_server_cert.as_ref()?;
-    std::fs::read_to_string(cert.with_file_name("ca.crt")).or_else(|_| std::fs::read_to_string(cert)).ok()
+/// With files, the CA is the file `ca.crt` beside the certificate; with a URL and without that file, the certificate itself.
+fn trust(settings: &Settings, client: &Client) -> Trust {
+    match files(&settings.flags) {
+        _ if settings.tls.ca_injected => Trust::Injected,
+        Some(files) => {
+            let itself = settings.flags.webhook_url.is_some().then(|| files.cert.clone());
+            Trust::Files(std::iter::once(files.cert.with_file_name("ca.crt")).chain(itself).collect())
+        }
+        None => Trust::in_secret(client, &settings.namespace, &settings.tls.secret),
+    }
 }
 
 /// Probes; what upstream declares and does not do answers as there.
@@ -204,7 +253,7 @@ fn probes(readiness: Readiness) -> Router {
         .route("/v1/ipam/status", absent())
 }
 
-fn registry(shared: &Shared, debug: bool) -> Registry {
+fn registry(shared: &Shared, served: Served, debug: bool) -> Registry {
     let mut registry = metrics::registry(crate::NAME, env!("CARGO_PKG_VERSION"));
     registry.register("spiderpool_ip_gc_counts", "Addresses that were collected", shared.collected.released.clone());
     registry.register(
@@ -213,7 +262,22 @@ fn registry(shared: &Shared, debug: bool) -> Registry {
         shared.collected.failed.clone(),
     );
     shared.pools.register(&mut registry, debug);
+    shared.admission.register(&mut registry);
+    registry.register_collector(Box::new(Expiry(served)));
     registry.register("spiderpool_leader", "1 while this replica leads", shared.leader.leads.clone());
     registry.register("spiderpool_leader_terms", "Times that this replica began to lead", shared.leader.terms.clone());
     registry
+}
+
+/// When the webhook certificate expires, read at each scrape.
+#[derive(Debug)]
+struct Expiry(Served);
+
+impl Collector for Expiry {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let gauge = ConstGauge::new(self.0.expires());
+        let help = "When the certificate of the webhook server expires, in seconds since 1970; 0 without one";
+        let name = "spiderpool_webhook_certificate_expiry_seconds";
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+    }
 }

@@ -1,6 +1,9 @@
 //! Flags and environment (upstream's contract: config, §2, §3 and §5), checked together once.
 
 mod leader;
+mod tls;
+
+pub use tls::Tls;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -42,7 +45,8 @@ pub struct Flags {
     /// The configuration file.
     #[arg(long, default_value = daemon::config::DEFAULT_PATH)]
     pub config_path: PathBuf,
-    /// Certificate of the webhook server. Without it the controller makes a CA and a certificate of its own.
+    /// Certificate of the webhook server. Without it the controller makes a CA and a certificate of its own and keeps them
+    /// in a Secret.
     #[arg(long, requires = "tls_server_key")]
     pub tls_server_cert: Option<PathBuf>,
     /// Key of the webhook server's certificate.
@@ -73,6 +77,8 @@ pub struct Settings {
     pub leader: Timing,
     /// `SPIDERPOOL_AGENT_NAME`: component of the agents' pods, upstream's and ours.
     pub agent: String,
+    /// `SPIDERPOOL_TLS_*`.
+    pub tls: Tls,
     /// `SPIDERPOOL_HEALTH_PORT`.
     pub health_port: u16,
     /// `SPIDERPOOL_METRIC_HTTP_PORT`, if `SPIDERPOOL_ENABLED_METRIC`.
@@ -163,6 +169,7 @@ impl Settings {
             deployment: not_empty(env.text("SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME", crate::NAME), crate::NAME),
             leader: leader::timing(env)?,
             agent: not_empty(env.text("SPIDERPOOL_AGENT_NAME", "spiderpool-agent"), "spiderpool-agent"),
+            tls: Tls::new(env)?,
             health_port: env.port("SPIDERPOOL_HEALTH_PORT", 5720)?,
             metrics_port: env.flag("SPIDERPOOL_ENABLED_METRIC", false)?.then_some(metrics_port),
             debug_metrics: env.flag("SPIDERPOOL_ENABLED_DEBUG_METRIC", false)?,

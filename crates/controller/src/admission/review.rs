@@ -3,7 +3,6 @@
 
 use std::future::Future;
 
-use axum::response::Json;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ipam::rules::Refusal;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -92,7 +91,7 @@ pub struct Answer {
 
 impl Review {
     /// The review with the answer that `judge` gives to its request.
-    pub async fn answer<F: Future<Output = Answer>>(self, judge: impl FnOnce(Request) -> F) -> Json<Self> {
+    pub async fn answer<F: Future<Output = Answer>>(self, judge: impl FnOnce(Request) -> F) -> Self {
         let answer = match self.request {
             Some(request) => {
                 let uid = request.uid.clone();
@@ -100,7 +99,18 @@ impl Review {
             }
             None => Answer::malformed("an AdmissionReview without request"),
         };
-        Json(Self { api_version: self.api_version, kind: self.kind, request: None, response: Some(answer) })
+        Self { api_version: self.api_version, kind: self.kind, request: None, response: Some(answer) }
+    }
+
+    /// The answer in a word.
+    pub fn verdict(&self) -> &'static str {
+        let code = |answer: &Answer| answer.status.as_ref().and_then(|status| status["code"].as_u64());
+        match &self.response {
+            Some(answer) if answer.allowed => "allowed",
+            Some(answer) if code(answer) == Some(500) => "failed",
+            Some(answer) if code(answer) == Some(400) => "malformed",
+            _ => "refused",
+        }
     }
 }
 

@@ -18,15 +18,22 @@ use kube::{
     Api, Client, Resource as _, ResourceExt,
     api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     core::GroupVersionKind,
-    runtime::{Controller, controller::Action, reflector::ObjectRef, watcher},
+    runtime::{
+        Controller,
+        controller::{self, Action},
+        reflector::ObjectRef,
+        watcher,
+    },
 };
 use serde_json::{Value, json};
 
 use super::cidrs::{self, Cidrs, Cilium};
-use crate::{events::Events, settings::CoordinatorSettings};
+use crate::{events::Events, settings::CoordinatorSettings, trouble::Explained};
 
 /// How soon a failure is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How soon an object that somebody changed meanwhile is looked at again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What the reconciler needs.
 pub struct Context {
@@ -90,7 +97,7 @@ pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infal
             pause = match ensure_default(&creation).await {
                 Ok(()) => creation.settings.resync,
                 Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "default SpiderCoordinator not written");
+                    tracing::warn!(error = %Explained(&error), "default SpiderCoordinator not written");
                     RETRY
                 }
             };
@@ -100,10 +107,12 @@ pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infal
         .watches(kubeadm, watcher::Config::default().fields("metadata.name=kubeadm-config"), of_cluster)
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, |_, _, _| Action::requeue(RETRY), Arc::clone(&context))
-        .for_each(async |outcome| {
-            if let Err(error) = outcome {
-                tracing::debug!(error = %Chain(&error), "SpiderCoordinator to be tried again");
+        .for_each(async |outcome| match outcome {
+            Ok(_) => {}
+            Err(controller::Error::QueueError(error)) => {
+                tracing::warn!(what = "SpiderCoordinators", error = %Explained(&error), "watch interrupted");
             }
+            Err(error) => tracing::debug!(error = %Chain(&error), "SpiderCoordinator to be tried again"),
         });
     tokio::join!(create, reconcile);
     Ok(())
@@ -156,21 +165,33 @@ async fn reconcile(coordinator: Arc<SpiderCoordinator>, context: Arc<Context>) -
         },
     };
     if coordinator.status.as_ref() != Some(&status) {
-        write(&context.client, &name, &status).await?;
+        if let Err(error) = write(&context.client, &coordinator, &status).await {
+            return match error.source {
+                kube::Error::Api(status) if status.code == 409 => Ok(Action::requeue(AGAIN)), // it has changed meanwhile
+                _ => {
+                    tracing::warn!(name, error = %Explained(&error), "SpiderCoordinator status not written");
+                    Err(error)
+                }
+            };
+        }
         tracing::info!(name, phase = status.phase, reason = status.reason, overlay = ?status.overlay_pod_cidr, service = ?status.service_cidr, "SpiderCoordinator status written");
     }
     Ok(Action::requeue(pause))
 }
 
-async fn write(client: &Client, name: &str, status: &SpiderCoordinatorStatus) -> Result<(), Error> {
-    let mut patch = json!({"status": status});
+async fn write(client: &Client, read: &SpiderCoordinator, status: &SpiderCoordinatorStatus) -> Result<(), Error> {
+    let name = read.name_any();
+    let mut patch = json!({
+        "metadata": {"uid": read.uid(), "resourceVersion": read.resource_version()},
+        "status": status,
+    });
     // Merging keeps what is not named.
     if status.reason.is_none() {
         patch["status"]["reason"] = Value::Null;
     }
     let api = Api::<SpiderCoordinator>::all(client.clone());
-    let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-    written.map(drop).map_err(|source| Error { step: "write the status of", name: name.to_owned(), source })
+    let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    written.map(drop).map_err(|source| Error { step: "write the status of", name, source })
 }
 
 /// Nothing depends on the object but agents, which read the status of what is left: it may go at once.

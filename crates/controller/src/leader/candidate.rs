@@ -16,6 +16,7 @@ use super::{
     election::{Election, Outcome, Record, Step, Stored, Timing, Version},
     fence::Fence,
 };
+use crate::trouble::Explained;
 
 /// The longest wait for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -218,7 +219,7 @@ impl<'a> Seat<'a> {
     }
 
     fn complain(&mut self, step: &str, error: &Error) {
-        let text = Chain(error).to_string();
+        let text = Explained(error).to_string();
         if self.complaint.as_ref() != Some(&text) {
             tracing::warn!(lease = %self.title(), error = text, "cannot {step} the Lease of the leader");
             self.complaint = Some(text);

@@ -4,6 +4,8 @@
 //! definition of a former name is deleted; what another SpiderMultusConfig or another controller owns is left alone,
 //! with an Event. Deleting a config deletes its definition by owner reference.
 //!
+//! Every write names UID and version of the definition it was decided on; a conflict means to look again.
+//!
 //! Annotations: all of the config's are kept on the definition. Others stay, unless they are of Spiderpool's own or
 //! `kubectl`'s domain and the config no longer has them.
 
@@ -16,14 +18,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
     Api, Client, Resource as _, ResourceExt,
     api::{DeleteParams, ListParams, PostParams, Preconditions},
-    runtime::{Controller, controller::Action, watcher},
+    runtime::{
+        Controller,
+        controller::{self, Action},
+        watcher,
+    },
 };
 
 use super::{network, rules};
-use crate::events::Events;
+use crate::{events::Events, trouble::Explained};
 
 /// How soon a failure is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How soon a definition that somebody changed meanwhile is looked at again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What the reconciler needs.
 pub struct Context {
@@ -81,10 +89,12 @@ pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infal
         .owns(definitions, watcher::Config::default())
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, _, _| Action::requeue(RETRY), Arc::new(context))
-        .for_each(async |outcome| {
-            if let Err(error) = outcome {
-                tracing::debug!(error = %Chain(&error), "SpiderMultusConfig to be tried again");
+        .for_each(async |outcome| match outcome {
+            Ok(_) => {}
+            Err(controller::Error::QueueError(error)) => {
+                tracing::warn!(what = "SpiderMultusConfigs", error = %Explained(&error), "watch interrupted");
             }
+            Err(error) => tracing::debug!(error = %Chain(&error), "SpiderMultusConfig to be tried again"),
         })
         .await;
     Ok(())
@@ -96,8 +106,12 @@ async fn reconcile(config: Arc<SpiderMultusConfig>, context: Arc<Context>) -> Re
     }
     match ensure(&config, &context).await {
         Ok(()) => Ok(Action::requeue(context.resync)),
+        Err(Error::Api { source: kube::Error::Api(status), .. }) if status.code == 409 => {
+            tracing::debug!(config = title(config.as_ref()), error = status.message, "network has changed meanwhile");
+            Ok(Action::requeue(AGAIN))
+        }
         Err(error) => {
-            tracing::warn!(config = title(config.as_ref()), error = %Chain(&error), "network not written");
+            tracing::warn!(config = title(config.as_ref()), error = %Explained(&error), "network not written");
             if let Some(advice) = advice(&error) {
                 context
                     .events
@@ -155,7 +169,7 @@ async fn ensure(config: &SpiderMultusConfig, context: &Context) -> Result<(), Er
     for stray in others.iter().filter(|stored| is_owned(stored, config)) {
         let stray_name = stray.name_any();
         let precise = DeleteParams {
-            preconditions: Some(Preconditions { uid: stray.uid(), resource_version: None }),
+            preconditions: Some(Preconditions { uid: stray.uid(), resource_version: stray.resource_version() }),
             ..DeleteParams::default()
         };
         match api.delete(&stray_name, &precise).await {

@@ -5,10 +5,12 @@
 //! been read once: a ledger that is half full would show addresses in use as free.
 //!
 //! A status is a view of SpiderIPs only where it says so itself (`status.source`); of other pools, and while agents of upstream are at
-//! work, no more than the total is written, until [`crate::upstream`] has taken the pool over. All writes of a status name the version
-//! of the pool that they were decided on.
+//! work, no more than the total is written, until [`crate::upstream`] has taken the pool over.
 //!
 //! The finalizer of a terminating pool is removed when a list of its SpiderIPs, read from the API itself, is empty.
+//!
+//! Every write names the UID and the version of the pool that it was decided on. If the pool has changed meanwhile nothing is
+//! written, and the pool is looked at again when the watch shows the change.
 
 use std::{
     collections::HashMap,
@@ -36,6 +38,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{metrics::Metrics, pace::Pace, view::Ledger};
 use crate::{
     events::Events,
+    trouble::Explained,
     upstream::{
         Phase,
         import::{self, Known},
@@ -137,7 +140,7 @@ impl Keeper {
     fn heard<K>(&mut self, what: &str, event: Result<Event<K>, watcher::Error>, take: impl Fn(&mut Self, Event<K>)) {
         match event {
             Ok(event) => take(self, event),
-            Err(error) => tracing::warn!(what, error = %Chain(&error), "watch interrupted"),
+            Err(error) => tracing::warn!(what, error = %Explained(&error), "watch interrupted"),
         }
         if self.unsynced == (false, false) && self.synced.take().is_some() {
             tracing::info!(pools = self.pools.len(), "pool views rebuilt");
@@ -258,7 +261,7 @@ impl Keeper {
             // To be looked at again.
             Ok(false) => self.pace.failed(pool, Instant::now()),
             Err(error) => {
-                tracing::warn!(pool = &**pool, error = %Chain(&error), "pool not written");
+                tracing::warn!(pool = &**pool, error = %Explained(&error), "pool not written");
                 self.pace.failed(pool, Instant::now());
             }
         }
@@ -290,7 +293,8 @@ impl Work {
         let params = PatchParams::default();
         let mut pool = Arc::clone(&self.pool);
         if let Some(patch) = self.metadata() {
-            let written = done(api.patch(&name, &params, &Patch::Merge(patch)).await, "label", &name)?;
+            let patch = Patch::Merge(self.decided_on(json!({"metadata": patch}), &pool));
+            let written = done(api.patch(&name, &params, &patch).await, "label", &name)?;
             match written {
                 Some(written) if written.status == pool.status && written.spec == pool.spec => pool = Arc::new(written),
                 // What was decided is out of date: the watch brings the pool again.
@@ -314,10 +318,18 @@ impl Work {
             };
             settled = import::settle(&import, &pool, known).await?;
         }
+        self.tell_if_exhausted(context).await;
         if self.pool.metadata.deletion_timestamp.is_some() {
-            self.let_go(context, &api).await?;
+            self.let_go(context, &api, &pool).await?;
         }
         Ok(settled)
+    }
+
+    /// The patch, which only changes this very pool in the version that it has in `read`.
+    fn decided_on(&self, mut patch: Value, read: &SpiderIPPool) -> Value {
+        patch["metadata"]["uid"] = json!(self.pool.uid());
+        patch["metadata"]["resourceVersion"] = json!(read.resource_version());
+        patch
     }
 
     /// The patch of label and finalizer: also for pools that no webhook has touched.
@@ -337,9 +349,8 @@ impl Work {
         if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
             metadata.insert("finalizers".to_owned(), json!(all));
-            metadata.insert("resourceVersion".to_owned(), json!(self.pool.resource_version()));
         }
-        (!metadata.is_empty()).then(|| json!({"metadata": metadata}))
+        (!metadata.is_empty()).then(|| Value::Object(metadata))
     }
 
     fn status_patch(&self, pool: &SpiderIPPool) -> Option<Value> {
@@ -357,12 +368,26 @@ impl Work {
         } else {
             (stored.total_ip_count != wanted.total_ip_count).then(|| json!({"totalIPCount": wanted.total_ip_count}))
         }?;
-        let metadata = json!({"resourceVersion": pool.resource_version(), "uid": pool.uid()});
-        Some(json!({"metadata": metadata, "status": status}))
+        Some(self.decided_on(json!({"status": status}), pool))
+    }
+
+    /// Whoever starts the next pod wants to know before.
+    async fn tell_if_exhausted(&self, context: &Context) {
+        let before = self.pool.status.as_ref().and_then(|status| status.allocated_ip_count).unwrap_or_default();
+        let (total, used) =
+            (self.status.total_ip_count.unwrap_or_default(), self.status.allocated_ip_count.unwrap_or_default());
+        let ours = self.phase == Phase::Ours;
+        if ours && total > 0 && used >= total && before < used && self.pool.metadata.deletion_timestamp.is_none() {
+            let text = format!(
+                "all {total} addresses are in use: the next pod that may use no other pool does not start; add addresses \
+                 to spec.ips or make another pool"
+            );
+            context.events.warning(self.pool.as_ref(), "IPPoolExhausted", text).await;
+        }
     }
 
     /// Removes the finalizer of a terminating pool that nobody uses.
-    async fn let_go(&self, context: &Context, api: &Api<SpiderIPPool>) -> Result<(), Error> {
+    async fn let_go(&self, context: &Context, api: &Api<SpiderIPPool>, read: &SpiderIPPool) -> Result<(), Error> {
         let name = self.pool.name_any();
         if !self.pool.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
             return Ok(());
@@ -386,11 +411,11 @@ impl Work {
             return Ok(()); // the watch will tell when they are gone
         }
         let rest: Vec<_> = self.pool.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-        let metadata =
-            json!({"finalizers": rest, "resourceVersion": self.pool.resource_version(), "uid": self.pool.uid()});
-        let patch = Patch::Merge(json!({"metadata": metadata}));
-        done(api.patch(&name, &PatchParams::default(), &patch).await, "remove the finalizer of", &name)?;
-        tracing::info!(pool = name, "pool is deleted and unused: let go");
+        let patch = Patch::Merge(self.decided_on(json!({"metadata": {"finalizers": rest}}), read));
+        let written = done(api.patch(&name, &PatchParams::default(), &patch).await, "remove the finalizer of", &name)?;
+        if written.is_some() {
+            tracing::info!(pool = name, "pool is deleted and unused: let go");
+        }
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use daemon::{Chain, Stop};
+use daemon::Stop;
 use futures::StreamExt as _;
 use ipam::rules::{Peer, PoolSpec, Refusal};
 use k8s_api::SpiderIPPool;
@@ -25,6 +25,7 @@ use kube::{
 use tokio::time::Instant;
 
 use super::metrics::Metrics;
+use crate::trouble::Explained;
 
 /// By then the watch shows a pool that was admitted, or it was not stored.
 const MEMORY: Duration = Duration::from_secs(10);
@@ -60,7 +61,7 @@ pub async fn follow(
             Ok(Event::Init) => listed.clear(),
             Ok(Event::InitApply(pool)) => listed.push(pool),
             Ok(Event::InitDone) => peers.replace(std::mem::take(&mut listed).iter()),
-            Err(error) => tracing::warn!(what = "SpiderIPPools", error = %Chain(&error), "watch interrupted"),
+            Err(error) => tracing::warn!(what = "SpiderIPPools", error = %Explained(&error), "watch interrupted"),
         }
         metrics.count(peers.watched.read().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, HashMap::len));
     }

@@ -2,7 +2,10 @@
 
 #![allow(dead_code)] // every test file uses a part
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use axum::http;
 use clap::Parser as _;
@@ -10,7 +13,7 @@ use controller::{
     process::{self, Sockets},
     settings::{Cli, Command, Settings},
 };
-use daemon::{Env, Stop, Tasks};
+use daemon::{Env, Readiness, Stop, Tasks};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, Resource,
@@ -29,10 +32,18 @@ pub const BOTH: &str = "enableIPv4: true\nenableIPv6: true\n";
 /// The world of one test.
 pub struct World {
     pub client: Client,
-    stop: Stop,
-    controller: Option<JoinHandle<Result<(), daemon::tasks::TaskError>>>,
-    _files: tempfile::TempDir,
+    replica: Option<Replica>,
     server: Option<apiserver::Server>,
+}
+
+/// One controller.
+pub struct Replica {
+    pub readiness: Readiness,
+    pub webhook: SocketAddr,
+    pub health: SocketAddr,
+    stop: Stop,
+    task: Option<JoinHandle<Result<(), daemon::tasks::TaskError>>>,
+    _files: tempfile::TempDir,
 }
 
 /// A world without controller.
@@ -69,31 +80,9 @@ impl World {
 
     /// On an API server that has lived already.
     pub async fn on(client: Client, server: apiserver::Server, config: &str, env: &[(&str, &str)]) -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let path = files.path().join("conf.yml");
-        std::fs::write(&path, config).unwrap();
-        let cni = files.path().join("cni");
-        let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let sockets = Sockets { health: listen().await, webhook: listen().await, metrics: None };
-        let url = format!("https://{}", sockets.webhook.local_addr().unwrap());
-        let arguments =
-            ["spiderpool-controller", "daemon", "--config-path", path.to_str().unwrap(), "--webhook-url", &url];
-        let Command::Daemon(flags) = Cli::parse_from(arguments).command else { unreachable!() };
-        let fixed = [
-            ("SPIDERPOOL_POD_NAMESPACE", "kube-system"),
-            ("SPIDERPOOL_POD_NAME", "controller-0"),
-            ("SPIDERPOOL_COORDINATOR_ENABLED", "true"),
-            ("SPIDERPOOL_MULTUS_CONFIG_ENABLED", "true"),
-            ("SPIDERPOOL_CNI_CONFIG_DIR", cni.to_str().unwrap()),
-        ];
-        let env: Env = fixed.iter().chain(env).copied().collect();
-        let settings = Settings::new(flags, daemon::config::load(&path).unwrap().config, &env).unwrap();
-        let stop = Stop::new();
-        let mut tasks = Tasks::new(stop.clone());
-        let readiness = process::start(&mut tasks, settings, client.clone(), sockets).unwrap();
-        let controller = Some(tokio::spawn(tasks.run(Duration::from_secs(10))));
-        eventually("controller ready", || async { readiness.check().is_ok().then_some(()) }).await;
-        Self { client, stop, controller, _files: files, server: Some(server) }
+        let replica = Replica::start(&client, "controller-0", None, config, env, |_| {}).await;
+        replica.ready().await;
+        Self { client, replica: Some(replica), server: Some(server) }
     }
 
     /// Ends the controller as SIGTERM does.
@@ -103,13 +92,62 @@ impl World {
 
     /// The same; the API server goes on.
     pub async fn end_and_keep(mut self) -> apiserver::Server {
-        self.stop.cancel();
-        self.controller.take().unwrap().await.unwrap().unwrap();
+        self.replica.take().unwrap().end().await;
         self.server.take().unwrap()
     }
 }
 
-impl Drop for World {
+impl Replica {
+    /// Starts a controller whose pod has this name; its webhooks are called at its own socket or at `url`.
+    pub async fn start(
+        client: &Client,
+        name: &str,
+        url: Option<&str>,
+        config: &str,
+        env: &[(&str, &str)],
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let path = files.path().join("conf.yml");
+        std::fs::write(&path, config).unwrap();
+        let cni = files.path().join("cni");
+        let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let sockets = Sockets { health: listen().await, webhook: listen().await, metrics: None };
+        let (webhook, health) = (sockets.webhook.local_addr().unwrap(), sockets.health.local_addr().unwrap());
+        let url = url.map_or_else(|| format!("https://{webhook}"), str::to_owned);
+        let arguments =
+            ["spiderpool-controller", "daemon", "--config-path", path.to_str().unwrap(), "--webhook-url", &url];
+        let Command::Daemon(flags) = Cli::parse_from(arguments).command else { unreachable!() };
+        let fixed = [
+            ("SPIDERPOOL_POD_NAMESPACE", "kube-system"),
+            ("SPIDERPOOL_POD_NAME", name),
+            ("SPIDERPOOL_COORDINATOR_ENABLED", "true"),
+            ("SPIDERPOOL_MULTUS_CONFIG_ENABLED", "true"),
+            ("SPIDERPOOL_CNI_CONFIG_DIR", cni.to_str().unwrap()),
+        ];
+        let env: Env = fixed.iter().chain(env).copied().collect();
+        let mut settings = Settings::new(flags, daemon::config::load(&path).unwrap().config, &env).unwrap();
+        change(&mut settings);
+        let stop = Stop::new();
+        let mut tasks = Tasks::new(stop.clone());
+        let readiness = process::start(&mut tasks, settings, client.clone(), sockets).unwrap();
+        let task = Some(tokio::spawn(tasks.run(Duration::from_secs(10))));
+        Self { readiness, webhook, health, stop, task, _files: files }
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
+        eventually("controller ready", || async { self.readiness.check().is_ok().then_some(()) }).await;
+    }
+
+    /// Ends it as SIGTERM does.
+    pub async fn end(mut self) {
+        self.stop.cancel();
+        self.task.take().unwrap().await.unwrap().unwrap();
+    }
+}
+
+impl Drop for Replica {
     fn drop(&mut self) {
         self.stop.cancel();
     }

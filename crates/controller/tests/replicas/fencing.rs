@@ -1,0 +1,202 @@
+//! A leader that is stopped by SIGSTOP past its lease and goes on: nothing that it sends changes anything. The judge is a
+//! recorder between the processes and the API server.
+
+use std::{
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::{Request, State},
+    http::{Method, StatusCode},
+    middleware::{Next, from_fn_with_state},
+    response::Response,
+};
+use k8s_api::{SpiderIP, SpiderIPPool};
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::{
+    claim,
+    election::holder,
+    world::{BOTH, api_server, create, eventually},
+};
+
+/// One request of a process.
+#[derive(Clone, Debug)]
+struct Heard {
+    who: &'static str,
+    method: Method,
+    path: String,
+    status: StatusCode,
+}
+
+impl Heard {
+    fn writes(&self) -> bool {
+        !matches!(self.method, Method::GET | Method::HEAD)
+    }
+}
+
+type Record = Arc<Mutex<Vec<Heard>>>;
+
+async fn record(State((who, heard)): State<(&'static str, Record)>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    heard.lock().unwrap().push(Heard { who, method, path, status: response.status() });
+    response
+}
+
+/// A controller as a process of its own.
+struct Process {
+    who: &'static str,
+    child: Child,
+    _files: tempfile::TempDir,
+}
+
+impl Process {
+    async fn start(who: &'static str, server: &apiserver::Server, heard: &Record, ports: [u16; 2], url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = server.router().layer(from_fn_with_state((who, Arc::clone(heard)), record));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let files = tempfile::tempdir().unwrap();
+        let at = |name: &str| files.path().join(name);
+        std::fs::write(at("conf.yml"), BOTH).unwrap();
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {"token": "secret"}}],
+        });
+        std::fs::write(at("kubeconfig"), config.to_string()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_spiderpool-controller"))
+            .args(["daemon", "--webhook-url", url, "--config-path"])
+            .arg(at("conf.yml"))
+            .env_clear()
+            .env("KUBECONFIG", at("kubeconfig"))
+            .env("SPIDERPOOL_POD_NAMESPACE", "kube-system")
+            .env("SPIDERPOOL_POD_NAME", who)
+            .env("SPIDERPOOL_HEALTH_PORT", ports[0].to_string())
+            .env("SPIDERPOOL_WEBHOOK_PORT", ports[1].to_string())
+            .env("SPIDERPOOL_LEADER_DURATION", "4")
+            .env("SPIDERPOOL_LEADER_RENEW_DEADLINE", "3")
+            .env("SPIDERPOOL_LEADER_RETRY_PERIOD", "1")
+            .env("SPIDERPOOL_LEADER_RETRY_GAP", "1")
+            .stdout(Stdio::from(std::fs::File::create(at("log")).unwrap()))
+            .spawn()
+            .unwrap();
+        Self { who, child, _files: files }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self._files.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Addresses come and go in five pools, so that every pool is always about to be written.
+async fn churn(client: Client) {
+    let api = Api::<SpiderIP>::all(client);
+    for round in 0.. {
+        let host = 1 + round % 50;
+        for pool in 0..5 {
+            let ip = claim(&format!("10.{pool}.0.{host}"), &format!("p{pool}"));
+            let _ = api.create(&PostParams::default(), &ip).await;
+            let old = format!("10-{pool}-0-{}", 1 + (round + 25) % 50);
+            let _ = api.delete(&old, &DeleteParams::default()).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_paused_past_its_lease_changes_nothing_when_it_goes_on() {
+    let (client, server) = api_server().await;
+    create::<Node>(&client, "node-a", json!({})).await.unwrap();
+    for pool in 0..5 {
+        let spec = json!({"subnet": format!("10.{pool}.0.0/24"), "ips": [format!("10.{pool}.0.1-10.{pool}.0.60")]});
+        create::<SpiderIPPool>(&client, &format!("p{pool}"), json!({"spec": spec})).await.unwrap();
+    }
+    let heard = Record::default();
+    let ports = [[free_port().await, free_port().await], [free_port().await, free_port().await]];
+    let url = format!("https://127.0.0.1:{}", ports[1][1]);
+    let mut a = Process::start("a", &server, &heard, ports[0], &url).await;
+    eventually("a leads", || async { (holder(&client).await.as_deref() == Some("a")).then_some(()) }).await;
+    let mut b = Process::start("b", &server, &heard, ports[1], &url).await;
+    let churn = tokio::spawn(churn(client.clone()));
+    let writes_views = |who: &'static str, from: usize| {
+        let heard = heard.lock().unwrap();
+        heard[from..]
+            .iter()
+            .filter(|one| one.who == who && one.path.ends_with("/status") && one.status.is_success())
+            .count()
+    };
+    let now = || heard.lock().unwrap().len();
+
+    for round in 0..4u64 {
+        let (leader, standby) = if holder(&client).await.as_deref() == Some("a") { (&a, &b) } else { (&b, &a) };
+        let from = now();
+        eventually("the leader keeps the views", || async { (writes_views(leader.who, from) > 5).then_some(()) }).await;
+        // At another moment of its work each time.
+        tokio::time::sleep(Duration::from_millis(137 * round)).await;
+        leader.signal(Signal::STOP);
+        eventually("the other one leads", || async {
+            (holder(&client).await.as_deref() == Some(standby.who)).then_some(())
+        })
+        .await;
+        let from = now();
+        eventually("the other one keeps the views", || async { (writes_views(standby.who, from) > 5).then_some(()) })
+            .await;
+        let resumed = now();
+        leader.signal(Signal::CONT);
+        eventually("the former one looks at the lease", || async {
+            let heard = heard.lock().unwrap();
+            let looks = heard[resumed..].iter().filter(|one| one.who == leader.who && one.path.contains("/leases/"));
+            (looks.count() >= 3).then_some(())
+        })
+        .await;
+        let after: Vec<_> = heard.lock().unwrap()[resumed..]
+            .iter()
+            .filter(|one| one.who == leader.who && one.writes())
+            .cloned()
+            .collect();
+        assert!(after.is_empty(), "round {round}: {} wrote after its lease: {after:?}\n{}", leader.who, leader.log());
+        assert!(leader.log().contains("leadership lost"), "{}", leader.log());
+        assert_eq!(holder(&client).await.as_deref(), Some(standby.who));
+    }
+    churn.abort();
+
+    // In order: the lease is given back, the process ends well, the other one leads without waiting.
+    let (leader, standby) = if holder(&client).await.as_deref() == Some("a") { (&mut a, &b) } else { (&mut b, &a) };
+    let begun = Instant::now();
+    leader.signal(Signal::TERM);
+    let status = tokio::task::block_in_place(|| leader.child.wait()).unwrap();
+    assert!(status.success(), "{status}: {}", leader.log());
+    assert!(leader.log().contains("leadership given back"), "{}", leader.log());
+    eventually("the other one leads", || async {
+        (holder(&client).await.as_deref() == Some(standby.who)).then_some(())
+    })
+    .await;
+    println!("handed over within {:?}", begun.elapsed());
+}
