@@ -15,7 +15,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    claim,
+    claim, name,
     world::{World, api_server, create, create_in, object},
 };
 
@@ -50,8 +50,8 @@ async fn with_the_controller_gone_pods_start_and_addresses_are_given_and_release
     let ips = Api::<SpiderIP>::all(client.clone());
     let mut ip = ips.create(&PostParams::default(), &claim("10.1.0.1", "p")).await.unwrap();
     ip.spec.state = k8s_api::IpState::Cooling;
-    ips.replace("10-1-0-1", &PostParams::default(), &ip).await.unwrap();
-    ips.delete("10-1-0-1", &DeleteParams::default()).await.unwrap();
+    ips.replace(&name("10.1.0.1"), &PostParams::default(), &ip).await.unwrap();
+    ips.delete(&name("10.1.0.1"), &DeleteParams::default()).await.unwrap();
     let status = json!({"status": {"current": {"uid": pod.metadata.uid, "node": "node-a", "ips": []}, "ownerControllerType": "Pod", "ownerControllerName": "web"}});
     let endpoints = Api::<SpiderEndpoint>::namespaced(client.clone(), "default");
     endpoints.create(&PostParams::default(), &object("web", status)).await.unwrap();

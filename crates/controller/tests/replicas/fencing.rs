@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use crate::{
     claim,
     election::holder,
+    name,
     world::{BOTH, api_server, create, eventually},
 };
 
@@ -119,7 +120,7 @@ async fn churn(client: Client) {
         for pool in 0..5 {
             let ip = claim(&format!("10.{pool}.0.{host}"), &format!("p{pool}"));
             let _ = api.create(&PostParams::default(), &ip).await;
-            let old = format!("10-{pool}-0-{}", 1 + (round + 25) % 50);
+            let old = name(&format!("10.{pool}.0.{}", 1 + (round + 25) % 50));
             let _ = api.delete(&old, &DeleteParams::default()).await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -17,6 +17,11 @@ use std::net::IpAddr;
 use k8s_api::{Holder, IpState, SpiderIP, ip::PodHolder};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
+/// Name of the SpiderIP of an address.
+pub fn name(address: &str) -> String {
+    ipam::address_name(address.parse().unwrap())
+}
+
 /// A claim of a pod.
 pub fn claim(address: &str, pool: &str) -> SpiderIP {
     let address: IpAddr = address.parse().unwrap();

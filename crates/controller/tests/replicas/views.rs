@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    claim,
+    claim, name,
     world::{World, create, eventually},
 };
 
@@ -68,11 +68,11 @@ async fn five_thousand_allocations_in_one_pool_are_seen_right_and_cheaply() {
     let status = pool.status.unwrap();
     let listed: serde_json::Map<String, Value> = serde_json::from_str(&status.allocated_ips.unwrap()).unwrap();
     assert_eq!((listed.len(), status.total_ip_count), (ADDRESSES, Some(65_534)));
-    assert_eq!(listed[&address(4999)]["pod"], format!("default/pod-{}", address(4999).replace('.', "-")));
+    assert_eq!(listed[&address(4999)]["pod"], format!("default/pod-{}", name(&address(4999))));
 
     stream::iter((0..ADDRESSES).step_by(5))
         .for_each_concurrent(64, async |index| {
-            ips.delete(&address(index).replace('.', "-"), &DeleteParams::default()).await.unwrap();
+            ips.delete(&name(&address(index)), &DeleteParams::default()).await.unwrap();
         })
         .await;
     let writes = tokio::time::timeout(Duration::from_secs(60), counted).await.unwrap().unwrap();
