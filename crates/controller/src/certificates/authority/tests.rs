@@ -70,7 +70,7 @@ fn a_ca_is_rolled_over_in_steps_without_a_gap() {
     let mut cas_seen = std::collections::HashSet::new();
     let mut settled_since = None;
     configured.clone_from(&secret.ca);
-    for hour in 0..(24 * 400) {
+    for hour in (0..24 * 400).step_by(3) {
         let now = START + hour * 3600;
         // Replicas that have read the Secret an hour ago or now, API servers likewise.
         let before = (secret.clone(), configured.clone());
@@ -86,7 +86,8 @@ fn a_ca_is_rolled_over_in_steps_without_a_gap() {
                 settled_since = None;
             }
         }
-        for shown in [&before.0, &secret] {
+        let changed = before.0 != secret || before.1 != secret.ca;
+        for shown in [&before.0, &secret].into_iter().filter(|_| changed || hour % 48 == 0) {
             for trusted in [&before.1, &configured, &secret.ca] {
                 accepts(trusted, shown, now).unwrap_or_else(|fault| panic!("hour {hour}: {fault:?}"));
             }
