@@ -20,7 +20,7 @@ use std::{
     },
 };
 
-use daemon::{Chain, Stop, health::Guard};
+use daemon::{Stop, health::Guard};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ipam::pool::Source;
 use k8s_api::{FINALIZER, SpiderIP, SpiderIPPool, SpiderIPPoolStatus, labels};
