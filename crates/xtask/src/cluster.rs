@@ -46,7 +46,7 @@ pub fn for_tests() -> Result<Result<(String, bool), String>> {
 }
 
 /// The driver with everything that a cluster takes, or the reason why this machine cannot.
-fn prepared() -> Result<Result<Command, String>> {
+pub fn prepared() -> Result<Result<Command, String>> {
     if !setup::is_root() {
         return Ok(Err("a cluster out of namespaces needs root".into()));
     }
@@ -61,7 +61,7 @@ fn prepared() -> Result<Result<Command, String>> {
 }
 
 /// The driver with the places that it needs. Built only when `anew`, or when it never was: a shell is not to wait for a compiler.
-fn driver(anew: bool) -> Result<Command> {
+pub fn driver(anew: bool) -> Result<Command> {
     let mut bin = build::directory("lab");
     if anew || !bin.join("spiderpool-cluster").is_file() {
         bin = programs(&demo::PACKAGES, Profile::Lab)?;

@@ -8,6 +8,7 @@
 //! | `netns` | tests marked `#[ignore = "netns"]`, in namespaces of their own | root |
 //! | `images` | the container images, built and tried with the tools that take them | root; for the import: containerd and runc |
 //! | `walkthrough` | the reference run on a real kernel, IPv4 and dual stack | root; ipvlan or QEMU |
+//! | `contract` | the suite of the embedded API server against a real kube-apiserver | root; Go, or Kubernetes in the cache |
 //! | `cluster` | a real Kubernetes whose nodes are namespaces of this machine | root; Go, or Kubernetes in the cache |
 //!
 //! A lane that cannot run is counted as skipped, with the reason; it never counts as passed.
@@ -21,7 +22,7 @@ use serde::Deserialize;
 
 use crate::report::{Check, conclude, step};
 use crate::run::{cargo, command, output, teed};
-use crate::{chart, cluster, demo, images, kube, lint, setup};
+use crate::{chart, cluster, contract, demo, images, kube, lint, setup};
 
 /// Which lanes to run.
 #[derive(clap::Args)]
@@ -39,19 +40,20 @@ enum Lane {
     Netns,
     Images,
     Walkthrough,
+    Contract,
     Cluster,
 }
 
-// The last three need what is built while the others run: Helm, CNI plugins, Kubernetes.
-const ALL: [Lane; 7] =
-    [Lane::Plain, Lane::Netns, Lane::Walkthrough, Lane::Lint, Lane::Chart, Lane::Images, Lane::Cluster];
+// The last four need what is built while the others run: Helm, CNI plugins, Kubernetes.
+const ALL: [Lane; 8] =
+    [Lane::Plain, Lane::Netns, Lane::Walkthrough, Lane::Lint, Lane::Chart, Lane::Images, Lane::Contract, Lane::Cluster];
 
 /// Runs the lanes and prints the last line `N passed, N failed, N skipped`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::everything()?;
     let mut checks = Vec::new();
     let wanted = |lane: &Lane| args.lanes.is_empty() || args.lanes.contains(lane);
-    if wanted(&Lane::Cluster) && setup::is_root() {
+    if [Lane::Contract, Lane::Cluster].iter().any(wanted) && setup::is_root() {
         // Nobody waits for it here: the lane itself asks again and tells what went wrong.
         std::thread::spawn(kube::ready);
     }
@@ -65,6 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Lane::Netns => netns()?,
             Lane::Images => images::lane()?,
             Lane::Walkthrough => walkthrough()?,
+            Lane::Contract => contract::lane(),
             Lane::Cluster => cluster()?,
         });
         println!("==> lane {lane:?} took {} s", started.elapsed().as_secs());

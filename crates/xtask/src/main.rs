@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod chart;
 mod cluster;
+mod contract;
 mod demo;
 mod deps;
 mod generate;
