@@ -249,8 +249,7 @@ impl Keeper {
             return None;
         }
         let records = pool.records().unwrap_or_default();
-        let (missing, released) = self.ledger.compare(&pool.name_any(), &records);
-        let known = Known { missing, released };
+        let known = self.ledger.compare(&pool.name_any(), &records);
         import::is_due(pool, phase, &known).then_some(known)
     }
 

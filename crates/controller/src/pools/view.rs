@@ -12,6 +12,8 @@ use k8s_api::{
     records::{Record, Records},
 };
 
+use crate::upstream::import::Known;
+
 /// Ranges in `status.usedRanges`, as the CRD limits them.
 const MAX_RANGES: usize = 256;
 
@@ -91,7 +93,7 @@ impl Ledger {
 
     /// What upstream's records tell of the pool beyond what is known here: allocations without SpiderIP, and imported SpiderIPs
     /// whose allocation is no longer recorded.
-    pub fn compare(&self, pool: &str, records: &Records) -> (Vec<(IpAddr, Record)>, Vec<(IpAddr, Record)>) {
+    pub fn compare(&self, pool: &str, records: &Records) -> Known {
         let covered = |address: &IpAddr, record: &Record| {
             let pod = self.entries.get(address).and_then(|entry| entry.pod.as_ref());
             pod.is_some_and(|pod| pod.uid == record.uid)
@@ -104,7 +106,7 @@ impl Ledger {
             let recorded = records.get(*address).is_some_and(|record| record.uid == pod.uid);
             (!recorded).then(|| (*address, pod.clone()))
         });
-        (missing, released.collect())
+        Known { missing, released: released.collect() }
     }
 
     /// The status that the pool shall have. `allocatedIPs` lists at most `max` addresses; the counts are exact. The total of
