@@ -290,6 +290,7 @@ async fn a_cluster_is_moved_node_by_node_without_a_doubled_or_lost_address() {
         (claims(&client).await.keys().collect::<BTreeSet<_>>() == given.keys().collect()).then_some(())
     })
     .await;
+    assert_eq!(upstream.records("p").await, given, "upstream sees all of them");
     assert_eq!(taken_over(&client).await, BTreeSet::new(), "not while upstream allocates");
 
     // Upstream releases: the claim follows once the pod is gone.
