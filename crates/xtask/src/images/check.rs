@@ -186,7 +186,7 @@ for _ in $(seq 100); do ctr version >/dev/null 2>&1 && ready=yes && break; sleep
 [ -n "$ready" ] || { echo "containerd does not answer" >&2; exit 1; }
 shift
 while [ $# -gt 0 ]; do
-  ctr -n spiderpool-images images import --snapshotter native "$1" >&2
+  ctr -n spiderpool-images images import --local --snapshotter native "$1" >&2
   ctr -n spiderpool-images run --rm --snapshotter native "$2" one "$3" --version
   shift 3
 done
