@@ -41,14 +41,39 @@ pub fn programs(packages: &[&str], profile: Profile) -> Result<PathBuf> {
 
 /// The same for any target, with what its toolchain wants in the environment.
 pub fn programs_for(target: &str, environment: &[(&str, String)], packages: &[&str], profile: Profile) -> Result<()> {
+    build(target, environment, packages, &[], profile)
+}
+
+/// Some programs (package, name) as the demo compiles them: cargo chooses features for all packages of a call together, so that a call
+/// with fewer packages would compile everything below them once more.
+pub fn programs_like_the_demo(programs: &[(&str, &str)]) -> Result<()> {
+    let (plugins, servers): (Vec<_>, Vec<_>) = programs.iter().copied().partition(|(package, _)| *package == "plugins");
+    if !servers.is_empty() {
+        let packages: Vec<&str> = crate::demo::PACKAGES.into_iter().filter(|name| *name != "plugins").collect();
+        let names: Vec<&str> = servers.iter().map(|(_, name)| *name).collect();
+        build(MUSL, &[], &packages, &names, Profile::Lab)?;
+    }
+    if plugins.is_empty() { Ok(()) } else { build(MUSL, &[], &["plugins"], &[], Profile::Lab) }
+}
+
+/// Builds packages, or only the programs of theirs that are named.
+fn build(
+    target: &str,
+    environment: &[(&str, String)],
+    packages: &[&str],
+    only: &[&str],
+    profile: Profile,
+) -> Result<()> {
     setup::building()?;
     let (plugins, servers): (Vec<&str>, Vec<&str>) = packages.iter().partition(|name| **name == "plugins");
     for group in [servers, plugins] {
         let Some(first) = group.first() else { continue };
-        eprintln!("==> building {} ({target}, profile {})", group.join(", "), profile.of(first));
+        let what = if only.is_empty() { group.join(", ") } else { only.join(", ") };
+        eprintln!("==> building {what} ({target}, profile {})", profile.of(first));
         let mut build = cargo();
         build.args(["build", "--locked", "--target", target, "--profile", profile.of(first)]);
         build.args(group.iter().flat_map(|name| ["-p", name]));
+        build.args(only.iter().flat_map(|name| ["--bin", name]));
         build.envs(environment.iter().map(|(name, value)| (name, value)));
         passed_on(build)?;
     }

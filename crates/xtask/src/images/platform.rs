@@ -82,20 +82,25 @@ pub struct Target {
 impl Target {
     /// Builds packages; their programs, in the same order.
     pub fn programs(&self, packages: &[&str], profile: Profile) -> Result<Vec<PathBuf>> {
-        build::programs_for(self.triple, &self.environment, packages, profile)?;
-        packages
-            .iter()
-            .map(|package| {
-                let program = match *package {
-                    "agent" => "spiderpool-agent",
-                    "controller" => "spiderpool-controller",
-                    "plugins" => "spiderpool",
-                    other => bail!("images/: package {other} has no program for an image"),
-                };
-                Ok(build::directory_for(self.triple, profile, package).join(program))
-            })
-            .collect()
+        let programs = packages.iter().map(|package| Ok((*package, program(package)?))).collect::<Result<Vec<_>>>()?;
+        if profile == Profile::Lab && self.triple == MUSL {
+            build::programs_like_the_demo(&programs)?;
+        } else {
+            build::programs_for(self.triple, &self.environment, packages, profile)?;
+        }
+        let place = |(package, name): &(&str, &str)| build::directory_for(self.triple, profile, package).join(name);
+        Ok(programs.iter().map(place).collect())
     }
+}
+
+/// The program of a package.
+fn program(package: &str) -> Result<&'static str> {
+    Ok(match package {
+        "agent" => "spiderpool-agent",
+        "controller" => "spiderpool-controller",
+        "plugins" => "spiderpool",
+        other => bail!("images/: package {other} has no program for an image"),
+    })
 }
 
 /// Refuses a file that is no program of the platform, or (if asked) one that needs a loader that the image has not.
