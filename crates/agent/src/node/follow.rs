@@ -33,7 +33,7 @@ pub struct Args {
     /// The node's CNI configuration folder, as it is mounted here.
     #[arg(long, value_name = "FOLDER", default_value = "/host/etc/cni/net.d")]
     pub cni_dir: PathBuf,
-    /// The cluster's default network: a NetworkAttachmentDefinition, [namespace/]name. Without it: the first CNI configuration of the node.
+    /// The cluster's default network: a NetworkAttachmentDefinition, namespace/name or name. Without it: the first CNI configuration of the node.
     #[arg(long, env = "MULTUS_CLUSTER_NETWORK", value_name = "NETWORK", default_value = "")]
     pub cluster_network: String,
     /// What the configuration says.
