@@ -15,6 +15,7 @@
 //! | [`init`], [`clean`] | the Jobs of an installation: default objects, removal |
 //! | [`gone`] | release of what nodes that are gone held |
 //! | [`definitions`] | the definitions of our kinds, brought to this version before an upgrade |
+//! | [`health`] | the same answer as the probes', for who has no HTTP client |
 //! | [`events`], [`trouble`] | what users are told in Events, and operators in the log |
 //!
 //! Nothing here stands on the way of an allocation: while the controller is away, pods start and stop all the same.
@@ -26,6 +27,7 @@ pub mod coordinator;
 pub mod definitions;
 pub mod events;
 pub mod gone;
+pub mod health;
 pub mod init;
 pub mod leader;
 pub mod multus;

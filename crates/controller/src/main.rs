@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             Command::Init => init::run(&env).await,
             Command::Clean(flags) => clean::run(flags, &env).await,
             Command::ApplyCrds => definitions::run(&env).await,
+            Command::Health(flags) => flags.ask(),
         }
     });
     match outcome {

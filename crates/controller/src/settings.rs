@@ -37,6 +37,8 @@ pub enum Command {
     Clean(crate::clean::Flags),
     /// Bring the definitions of our kinds to this version, before an upgrade.
     ApplyCrds,
+    /// Ask the controller of this machine for its health: exit code 0 if it is well.
+    Health(crate::health::Flags),
 }
 
 /// Flags of `daemon`.
