@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::build::{self, Profile, programs, target_dir};
 use crate::kube::{self, Kubernetes};
-use crate::run::{command, root, teed};
+use crate::run::{command, output, root, teed};
 use crate::{demo, setup};
 
 /// What to do with the cluster.
@@ -49,6 +49,11 @@ pub fn for_tests() -> Result<Result<(String, bool), String>> {
 pub fn prepared() -> Result<Result<Command, String>> {
     if !setup::is_root() {
         return Ok(Err("a cluster out of namespaces needs root".into()));
+    }
+    let mut namespaces = command("unshare");
+    namespaces.args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "true"]);
+    if let Err(error) = output(namespaces) {
+        return Ok(Err(format!("this machine permits no namespaces: {error:#}")));
     }
     let kubernetes = match kube::ready()? {
         Kubernetes::Ready(dir) => dir,
