@@ -13,9 +13,10 @@
 //! | [`pools`] | status, label and finalizer of SpiderIPPools: views of the SpiderIPs, never their source |
 //! | [`upstream`] | the move from upstream: allocations and pods that have no SpiderIPs yet |
 //! | [`init`], [`clean`] | the Jobs of an installation: default objects, removal |
-//! | [`gone`] | release of what nodes that are gone held |
 //! | [`definitions`] | the definitions of our kinds, brought to this version before an upgrade |
 //! | [`health`] | the same answer as the probes', for who has no HTTP client |
+//! | [`gc`] | garbage collection: what no pod needs any more and no agent gives back |
+//! | [`nodes`] | the number of nodes |
 //! | [`events`], [`trouble`] | what users are told in Events, and operators in the log |
 //!
 //! Nothing here stands on the way of an allocation: while the controller is away, pods start and stop all the same.
@@ -26,11 +27,12 @@ pub mod clean;
 pub mod coordinator;
 pub mod definitions;
 pub mod events;
-pub mod gone;
+pub mod gc;
 pub mod health;
 pub mod init;
 pub mod leader;
 pub mod multus;
+pub mod nodes;
 pub mod pools;
 pub mod process;
 pub mod selfcheck;

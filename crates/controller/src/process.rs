@@ -29,7 +29,7 @@ use tokio::{
 use crate::{
     admission,
     certificates::{self, Served, Trust, authority::Policy, files::Files},
-    gone,
+    gc,
     leader::{self, Candidate},
     pools,
     selfcheck::SelfCheck,
@@ -136,7 +136,7 @@ pub struct Shared {
     /// Metrics of pools.
     pub pools: pools::metrics::Metrics,
     /// Metrics of what was collected.
-    pub collected: gone::Metrics,
+    pub collected: gc::Metrics,
     /// Metrics of the election.
     pub leader: leader::candidate::Metrics,
 }
@@ -255,12 +255,7 @@ fn probes(readiness: Readiness) -> Router {
 
 fn registry(shared: &Shared, served: Served, debug: bool) -> Registry {
     let mut registry = metrics::registry(crate::NAME, env!("CARGO_PKG_VERSION"));
-    registry.register("spiderpool_ip_gc_counts", "Addresses that were collected", shared.collected.released.clone());
-    registry.register(
-        "spiderpool_ip_gc_failure_counts",
-        "Addresses that could not be collected",
-        shared.collected.failed.clone(),
-    );
+    shared.collected.register(&mut registry);
     shared.pools.register(&mut registry, debug);
     shared.admission.register(&mut registry);
     registry.register_collector(Box::new(Expiry(served)));

@@ -14,7 +14,7 @@ use k8s_api::{
     coordinator::{CoordinatorMode, PodCidrType},
 };
 
-use crate::leader::Timing;
+use crate::{gc, leader::Timing};
 
 /// Spiderpool's controller.
 #[derive(Debug, Parser)]
@@ -91,10 +91,8 @@ pub struct Settings {
     pub webhook_port: u16,
     /// `SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS`: entries of a pool's `status.allocatedIPs`.
     pub max_allocated_ips: usize,
-    /// `SPIDERPOOL_GC_IP_ENABLED`.
-    pub garbage_collection: bool,
-    /// `SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION`.
-    pub garbage_interval: Duration,
+    /// `SPIDERPOOL_GC_IP_ENABLED`: its settings.
+    pub garbage_collection: Option<gc::Settings>,
     /// `SPIDERPOOL_COORDINATOR_ENABLED`: its settings.
     pub coordinator: Option<CoordinatorSettings>,
     /// `SPIDERPOOL_MULTUS_CONFIG_ENABLED`: its resync period.
@@ -158,7 +156,7 @@ impl Settings {
             let (name, value) = ("SPIDERPOOL_WEBHOOK_URL", url.clone());
             return Err(Error::Meaning { name, value, expected: "a URL that begins with https://" });
         }
-        let seconds = |name, default| env.number(name, default).map(Duration::from_secs);
+        let garbage_collection = gc::Settings::new(&config, env)?;
         let metrics_port = env.port("SPIDERPOOL_METRIC_HTTP_PORT", 5721)?;
         let multus_resync =
             Duration::from_secs(env.optional_number("SPIDERPOOL_MULTUS_CONFIG_INFORMER_RESYNC_PERIOD")?.unwrap_or(60));
@@ -177,8 +175,7 @@ impl Settings {
             debug_metrics: env.flag("SPIDERPOOL_ENABLED_DEBUG_METRIC", false)?,
             webhook_port: env.port("SPIDERPOOL_WEBHOOK_PORT", 5722)?,
             max_allocated_ips: env.optional_number("SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS")?.unwrap_or(5000),
-            garbage_collection: env.required_flag("SPIDERPOOL_GC_IP_ENABLED", true)?,
-            garbage_interval: seconds("SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION", 600)?,
+            garbage_collection,
             coordinator: match env.flag("SPIDERPOOL_COORDINATOR_ENABLED", false)? {
                 true => Some(CoordinatorSettings::new(env)?),
                 false => None,

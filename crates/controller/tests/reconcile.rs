@@ -7,13 +7,12 @@ mod world;
 use std::net::IpAddr;
 
 use k8s_api::{
-    FINALIZER, Holder, IpState, NetworkAttachmentDefinition, SpiderCoordinator, SpiderEndpoint, SpiderEndpointStatus,
-    SpiderIP, SpiderIPPool, SpiderMultusConfig,
-    endpoint::PodIPAllocation,
+    FINALIZER, Holder, IpState, NetworkAttachmentDefinition, SpiderCoordinator, SpiderIP, SpiderIPPool,
+    SpiderMultusConfig,
     ip::{NodeHolder, PodHolder},
 };
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Event, Node, Pod},
+    api::core::v1::{ConfigMap, Event},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
@@ -22,7 +21,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use world::{World, api_server, create, create_in, eventually, object};
+use world::{World, api_server, create, create_in, eventually};
 
 fn ipvlan() -> Value {
     json!({"cniType": "ipvlan", "ipvlan": {"master": ["eth0"]}, "enableCoordinator": false})
@@ -312,73 +311,4 @@ async fn a_deleted_pool_stays_until_its_last_address_is_released() {
     free(client, "10.9.0.11").await;
     eventually("the pool gone", || async { api.get_opt("p").await.unwrap().is_none().then_some(()) }).await;
     world.end().await;
-}
-
-fn endpoint(name: &str, node: &str) -> SpiderEndpoint {
-    let current = PodIPAllocation { uid: format!("uid-{name}"), node: node.to_owned(), ips: vec![] };
-    let status =
-        SpiderEndpointStatus { current, owner_controller_type: "Pod".into(), owner_controller_name: name.into() };
-    let mut endpoint = SpiderEndpoint::new("default", name, status);
-    endpoint.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
-    endpoint
-}
-
-/// Nodes node-a and node-b; on node-a a pod that lives and one that is gone, on node-b one that is gone.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_node_that_is_gone_held_is_released_and_nothing_else() {
-    use controller::gone;
-    let (client, _server) = api_server().await;
-    for node in ["node-a", "node-b"] {
-        create::<Node>(&client, node, json!({})).await.unwrap();
-    }
-    let pods = Api::<Pod>::namespaced(client.clone(), "default");
-    let spec = json!({"spec": {"nodeName": "node-a", "containers": [{"name": "c", "image": "i"}]}});
-    let alive = pods.create(&PostParams::default(), &object::<Pod>("alive", spec)).await.unwrap();
-    let Holder::Pod(mut living) = pod_holder("alive", "node-a") else { unreachable!() };
-    living.uid = alive.uid().unwrap();
-    claim(&client, "10.9.0.11", "p", Holder::Pod(living)).await;
-    claim(&client, "10.9.0.12", "p", pod_holder("gone", "node-a")).await;
-    claim(&client, "10.9.0.13", "p", pod_holder("gone-too", "node-b")).await;
-    claim(&client, "10.9.0.14", "p", Holder::Node(NodeHolder { name: "node-a".into() })).await;
-    // A pod of the same name, but not the one that held the address.
-    claim(&client, "10.9.0.15", "p", pod_holder("alive", "node-a")).await;
-    let endpoints = Api::<SpiderEndpoint>::namespaced(client.clone(), "default");
-    for (name, node) in [("gone", "node-a"), ("gone-too", "node-b")] {
-        endpoints.create(&PostParams::default(), &endpoint(name, node)).await.unwrap();
-    }
-
-    let stop = daemon::Stop::new();
-    let context = gone::Context {
-        client: client.clone(),
-        sweep: std::time::Duration::from_millis(100),
-        patience: std::time::Duration::from_millis(50),
-        nodes: std::sync::Arc::default(),
-        metrics: gone::Metrics::default(),
-    };
-    let metrics = context.metrics.clone();
-    let running = tokio::spawn(gone::run(context, stop.clone()));
-    Api::<Node>::all(client.clone()).delete("node-a", &DeleteParams::default()).await.unwrap();
-    let ips = Api::<SpiderIP>::all(client.clone());
-    let names = async || -> Vec<String> {
-        let mut names: Vec<_> =
-            ips.list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect();
-        names.sort();
-        names
-    };
-    eventually("the addresses of the gone released", || async {
-        (names().await == ["10.9.0.11", "10.9.0.13"]).then_some(())
-    })
-    .await;
-    eventually("its endpoint gone", || async { endpoints.get_opt("gone").await.unwrap().is_none().then_some(()) })
-        .await;
-    assert!(endpoints.get_opt("gone-too").await.unwrap().is_some());
-    assert_eq!((metrics.released.get(), metrics.failed.get()), (3, 0));
-
-    // Kubernetes collects the pod: now its address goes too.
-    let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-    pods.delete("alive", &at_once).await.unwrap();
-    eventually("the last address of node-a released", || async { (names().await == ["10.9.0.13"]).then_some(()) })
-        .await;
-    stop.cancel();
-    running.await.unwrap().unwrap();
 }

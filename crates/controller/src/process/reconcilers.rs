@@ -9,12 +9,10 @@ use daemon::{Readiness, Stop, Tasks, tasks::TaskError};
 use kube::Client;
 
 use super::Shared;
-use crate::{coordinator, events::Events, gone, leader::Term, multus, pools, settings::Settings, upstream};
+use crate::{coordinator, events::Events, gc, leader::Term, multus, nodes, pools, settings::Settings, upstream};
 
 /// Time for what is under way when the process is to end; then the lease is given back.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long a node must be missing before its addresses are looked at.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What every term needs.
 pub struct Leading {
@@ -57,15 +55,20 @@ impl Leading {
         };
         let synced = self.readiness.hold("pool views");
         self.spawn(tasks, "pool views", pools::keeper::run(pools, stop.clone(), synced));
-        if settings.garbage_collection {
-            let gone = gone::Context {
-                client: client.clone(),
-                sweep: settings.garbage_interval,
-                patience: PATIENCE,
-                nodes: Arc::clone(&shared.nodes),
-                metrics: shared.collected.clone(),
-            };
-            self.spawn(tasks, "missing nodes", gone::run(gone, stop.clone()));
+        match settings.garbage_collection {
+            Some(settings) => {
+                let gc = gc::Context {
+                    client: client.clone(),
+                    settings,
+                    events: Arc::clone(&events),
+                    nodes: Arc::clone(&shared.nodes),
+                    metrics: shared.collected.clone(),
+                };
+                self.spawn(tasks, "garbage collection", gc::run(gc, stop.clone()));
+            }
+            None => {
+                self.spawn(tasks, "nodes", nodes::count(client.clone(), Arc::clone(&shared.nodes), stop.clone()));
+            }
         }
         if let Some(resync) = settings.multus_resync {
             let multus = multus::reconcile::Context { client: client.clone(), events: Arc::clone(&events), resync };

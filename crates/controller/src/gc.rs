@@ -1,0 +1,47 @@
+//! Garbage collection: addresses and endpoints whose pods need them no longer, and that no agent gives back.
+//!
+//! The agent of a node is the authority on its addresses and acts first; this acts where there is no agent any more, or
+//! where it has had its time. How an address comes to be released:
+//!
+//! 1. Watches ([`mirror`], [`index`]) say where to look. They show metadata only; what they say is a hint.
+//! 2. A queue ([`queue`]) says when: not before the agent had its chance, and later after each failure.
+//! 3. A look ([`look`]) reads the claim, the pod, its node and its owner from the API itself ([`live`]).
+//! 4. A pure function ([`decide`]) makes a verdict of these facts ([`facts`]): keep, wait, or free, and why.
+//! 5. What is freed is deleted with the UID and version it was read with as preconditions.
+//!
+//! A full scan goes through the whole index at each interval and queues what does not look healthy, so an event that was
+//! missed is made good. Nothing is forgotten after failures, and nothing is freed while the API does not answer.
+
+pub mod collector;
+pub mod decide;
+pub mod facts;
+mod index;
+mod live;
+mod look;
+mod mirror;
+mod queue;
+mod report;
+pub mod settings;
+
+pub use collector::{Context, run};
+pub use settings::Settings;
+
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+
+/// What was collected.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Addresses released, or tried to.
+    pub released: Counter,
+    /// Of these, failures.
+    pub failed: Counter,
+}
+
+impl Metrics {
+    /// Registers the counters under upstream's documented names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("spiderpool_ip_gc_counts", "Addresses that were collected", self.released.clone());
+        let help = "Addresses that could not be collected";
+        registry.register("spiderpool_ip_gc_failure_counts", help, self.failed.clone());
+    }
+}
