@@ -171,8 +171,22 @@ fn multus() -> Vec<Grant> {
 fn controller() -> Vec<Grant> {
     use Component::Controller;
     let mut rows = vec![
-        row(Controller, "", &["nodes"], READ, "gone: nodes that are no more"),
-        row(Controller, "", &["pods"], READ, "gone: does the holder of an address live?"),
+        row(
+            Controller,
+            "",
+            &["nodes"],
+            READ,
+            "gc: nodes that are gone, not ready or fenced; pools: how many there are",
+        ),
+        row(Controller, "", &["pods"], READ, "gc: does the holder of an address live?"),
+        row(Controller, "apps", &["statefulsets"], GET, "gc::live: will the pod be made again?"),
+        row(
+            Controller,
+            "kubevirt.io",
+            &["virtualmachineinstances", "virtualmachines"],
+            GET,
+            "gc::live: will the pod of a virtual machine be made again?",
+        ),
         row(Controller, "", &["events"], &["create", "patch"], "events: what a user can do"),
         row(Controller, "", &["configmaps"], READ, "coordinator: the CIDRs of the cluster")
             .named(&["kubeadm-config", CILIUM]),
@@ -186,7 +200,7 @@ fn controller() -> Vec<Grant> {
             SPIDERPOOL,
             &["spiderips"],
             &["create", "delete", "get", "list", "update", "watch"],
-            "pools: the views; gone: release; upstream: import",
+            "pools: the views; gc: release; upstream: import",
         ),
         row(
             Controller,
@@ -200,8 +214,8 @@ fn controller() -> Vec<Grant> {
             Controller,
             SPIDERPOOL,
             &["spiderendpoints"],
-            &["delete", "get", "list", "update"],
-            "gone: endpoints of nodes that are no more",
+            &["delete", "get", "list", "update", "watch"],
+            "gc: endpoints of pods that are gone",
         ),
         row(
             Controller,
