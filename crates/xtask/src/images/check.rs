@@ -103,7 +103,10 @@ fn runs(built: &Built, root: &Path) -> Result<()> {
     let mut health = inside(root, &user, &[&entrypoint, "health"]);
     let health = health.output()?;
     let complaint = String::from_utf8_lossy(&health.stderr).into_owned();
-    ensure!(health.status.code() == Some(1) && complaint.contains("Connection refused"), "health says {complaint:?}");
+    ensure!(
+        health.status.code() == Some(1) && complaint.contains("no answer to the readiness probe"),
+        "health says {complaint:?}"
+    );
     match built.name.as_str() {
         "spiderpool-agent" => installs(root),
         "spiderpool-plugins" => installs_standard(root, &config),
