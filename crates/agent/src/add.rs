@@ -12,7 +12,7 @@ use ipam::claim::{Add, AddError, Granted, PodFate, PodKey, Release, Want};
 use ipam::detail::{Allocation, Response};
 use ipam::owner::{OwnerRef, Step, TopController};
 use ipam::select::{self, Cni, MasterAddresses, Request, SelectError, Selection};
-use ipam::{Family, Pool, Route};
+use ipam::{Family, Pool, Route, SpanSet};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,8 +25,8 @@ use wire::agent::{AddArgs, AddResponse, IpConfig};
 
 /// Addresses that are tried when upstream takes them meanwhile.
 const TRIES: usize = 5;
-/// How long an ADD waits for the controller to look at a new pool. A plugin waits 100 s.
-const NEW_POOLS: Duration = Duration::from_secs(20);
+/// How long an ADD waits for the controller to look at a new pool, before the agent does it itself.
+const NEW_POOLS: Duration = Duration::from_secs(2);
 /// How often it looks.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -79,10 +79,13 @@ pub enum AddFailure {
     #[error("gave up after {TRIES} addresses that agents of upstream Spiderpool took meanwhile")]
     Outrun,
     /// Pools that may not be used yet.
-    #[error("SpiderIPPool {} is new, and the controller has not looked yet whether running pods use its addresses (status.source is empty): is spiderpool-controller running?", pools.join(", "))]
+    #[error("SpiderIPPool {} is new, and it cannot be told whether running pods use its addresses", pools.join(", "))]
     New {
         /// Their names.
         pools: Vec<String>,
+        /// Why not.
+        #[source]
+        source: Failure,
     },
     /// An address of a pool that is not there any more.
     #[error("SpiderIPPool {pool}, from which the pod has {address}, cannot be read")]
@@ -170,7 +173,7 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
         container: args.container_id.clone(),
         interface: args.if_name.clone(),
         wants: selection.as_ref().map(Selection::wants).unwrap_or_default(),
-        reserved: agent.caches.reserved.addresses(),
+        reserved: kept_back(agent),
     };
     let granted = match (claimed(agent, &pod, add).await, refusal) {
         // The NIC of this ADD has nothing: then it is the selection that failed.
@@ -179,6 +182,12 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
     };
     let record = record(agent, &pod, selection.as_ref(), &granted, &routes).await?;
     Ok(answer(ipam::detail::response(&record.nics)))
+}
+
+/// What no pod gets: reserved addresses, and those that running pods have without a claim.
+fn kept_back(agent: &Agent) -> Arc<SpanSet> {
+    let (reserved, in_use) = (agent.caches.reserved.addresses(), agent.upstream.in_use());
+    if in_use.is_empty() { reserved } else { Arc::new(reserved.union(&in_use)) }
 }
 
 /// Claims, and books with upstream what upstream might give too. What upstream has given is given back, and others are tried.
@@ -205,7 +214,7 @@ async fn claimed(agent: &Agent, pod: &Pod, mut add: Add) -> Result<Vec<Granted>,
     Err(AddFailure::Outrun)
 }
 
-/// A selection out of pools that may be used. New ones are waited for; at last those that are left must do.
+/// A selection out of pools that may be used. New ones wait a moment for the controller; then the agent looks at them itself.
 async fn settled_selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<Selection, AddFailure> {
     let started = Instant::now();
     loop {
@@ -224,18 +233,17 @@ async fn settled_selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<S
         if waiting.is_empty() {
             return Ok(selection);
         }
+        let new: BTreeSet<String> = waiting
+            .iter()
+            .flat_map(|want| &want.pools)
+            .filter(|pool| is_new(pool))
+            .map(|pool| pool.name.clone())
+            .collect();
         if started.elapsed() < NEW_POOLS {
             tokio::time::sleep(GLANCE).await;
-            continue;
+        } else if let Err(source) = agent.upstream.look_at(new.clone()).await {
+            return Err(AddFailure::New { pools: new.into_iter().collect(), source });
         }
-        for want in waiting {
-            let (new, others): (Vec<_>, Vec<_>) = want.pools.drain(..).partition(is_new);
-            if others.is_empty() {
-                return Err(AddFailure::New { pools: new.iter().map(|pool| pool.name.clone()).collect() });
-            }
-            want.pools = others;
-        }
-        return Ok(selection);
     }
 }
 

@@ -35,6 +35,16 @@ pub struct Upstream {
     mixed: AtomicBool,
     /// Where an agent of upstream was found.
     namespace: Mutex<Option<String>>,
+    /// What this agent found out by itself, because no controller did.
+    seen: Mutex<Seen>,
+}
+
+/// New pools at which this agent looked itself.
+#[derive(Clone, Default)]
+struct Seen {
+    pools: BTreeSet<String>,
+    /// Addresses of running pods when it looked last. Those that were started since then have claims.
+    in_use: Arc<SpanSet>,
 }
 
 /// Addresses of a pool cannot be booked.
@@ -55,7 +65,7 @@ impl Upstream {
         let listed = Listed::new(client.clone());
         let component = component.to_owned();
         let (mixed, namespace) = (AtomicBool::new(true), Mutex::default());
-        let this = Arc::new(Self { client, component, listed, caches, mixed, namespace });
+        let this = Arc::new(Self { client, component, listed, caches, mixed, namespace, seen: Mutex::default() });
         while let Err(error) = this.look().await {
             tracing::warn!(target: "IPAM", %error, "cannot look for agents of upstream, trying again");
             tokio::time::sleep(PAUSE).await;
@@ -98,7 +108,29 @@ impl Upstream {
 
     /// Whether a pool may not be used yet.
     pub fn is_new(&self, pool: &ipam::Pool) -> bool {
-        pool.source == Source::New && !self.is_mixed()
+        pool.source == Source::New && !self.is_mixed() && !self.seen().pools.contains(&pool.name)
+    }
+
+    /// Looks at new pools in the controller's place: it may be down, or there may be none. What running pods have is not given from now on.
+    pub async fn look_at(&self, pools: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+        let in_use = store::pods::addresses_in_use(&self.client).await?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = seen.pools.len();
+        seen.pools.extend(pools);
+        if seen.pools.len() > before {
+            tracing::info!(target: "IPAM", pools = ?seen.pools, "no controller looked at these new pools: addresses of running pods are left alone");
+        }
+        seen.in_use = Arc::new(in_use);
+        Ok(())
+    }
+
+    /// What is not to be given out of pools that nobody but this agent looked at.
+    pub fn in_use(&self) -> Arc<SpanSet> {
+        self.seen().in_use
+    }
+
+    fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Books what a pod is about to be told. `Taken`: the addresses that are not to be had; the pod must be told none of them.

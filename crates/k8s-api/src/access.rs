@@ -242,11 +242,13 @@ fn controller() -> Vec<Grant> {
         ),
     ];
     rows.extend([
-        row(Controller, "coordination.k8s.io", &["leases"], &["create"], "leader::candidate: the election").in_release(),
+        row(Controller, "coordination.k8s.io", &["leases"], &["create"], "leader::candidate: the election")
+            .in_release(),
         row(Controller, "coordination.k8s.io", &["leases"], &["get", "update"], "leader::candidate: the election")
             .named(&[LEASE])
             .in_release(),
-        row(Controller, "", &["secrets"], &["create"], "certificates::secret: CA and certificate of its own").in_release(),
+        row(Controller, "", &["secrets"], &["create"], "certificates::secret: CA and certificate of its own")
+            .in_release(),
         row(Controller, "", &["secrets"], &["get", "update"], "certificates::secret: kept and rotated")
             .named(&[TLS_SECRET])
             .in_release(),

@@ -3,12 +3,12 @@
 use crate::cache::{Cache, Change};
 use crate::failure::{Failure, bounded, optional};
 use crate::meta;
-use ipam::Labels;
 use ipam::liveness::{PodPhase, is_alive};
 use ipam::nad::FIRST_NIC;
 use ipam::owner::OwnerRef;
+use ipam::{Labels, Span, SpanSet};
 use k8s_openapi::api::core::v1::Pod as ApiPod;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde::Deserialize;
@@ -128,6 +128,25 @@ pub async fn follow(client: Client, node: &str, cache: &Cache<Pod>, changed: imp
 pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option<Pod>, Failure> {
     let api: Api<ApiPod> = Api::namespaced(client.clone(), namespace);
     Ok(optional(bounded(api.get(name)).await)?.map(Pod::from))
+}
+
+/// Pods per page of [`addresses_in_use`].
+const PAGE: u32 = 500;
+
+/// Addresses of all running pods of the cluster, as their own objects tell them.
+pub async fn addresses_in_use(client: &Client) -> Result<SpanSet, Failure> {
+    let api: Api<ApiPod> = Api::all(client.clone());
+    let mut params = ListParams::default().limit(PAGE);
+    let mut addresses = Vec::new();
+    loop {
+        let page = bounded(api.list(&params)).await?;
+        let pods = page.items.into_iter().map(Pod::from);
+        addresses.extend(pods.flat_map(|pod| pod.addresses()).map(|(address, _)| Span::single(address)));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(addresses.into_iter().collect()),
+        }
+    }
 }
 
 /// Sets an annotation of the pod with this UID. [`Failure::Conflict`]: the name belongs to another pod by now.

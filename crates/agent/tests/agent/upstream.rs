@@ -147,6 +147,22 @@ async fn a_new_pool_serves_once_the_controller_has_looked_at_it() {
     assert_eq!(answer.0, 200, "{}", answer.1);
 }
 
+#[tokio::test]
+async fn without_a_controller_the_agent_looks_at_a_new_pool_itself() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.11")).await;
+    let agent = world.agent("node-a").await;
+    // A pod of an earlier installation, on another node, whose address nobody claimed.
+    world.pod_on("old", "node-b", json!({})).await;
+    let status = json!({"status": {"phase": "Running", "podIPs": [{"ip": "10.1.0.10"}]}});
+    world.pods().patch_status("old", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    let pod = world.pod("web", json!({})).await;
+    assert_eq!(agent.addresses(&pod).await, ["10.1.0.11"]);
+    let (status, error) = agent.add(&world.pod("late", json!({})).await).await;
+    assert!(status == 500 && error.as_str().unwrap().starts_with("all IP addresses used out"), "{error}");
+    assert!(claim(&world, "10.1.0.10").await.is_none(), "the other node's agent, or the controller, claims it");
+}
+
 async fn running(world: &World, name: &str, status: Value, annotation: Option<&str>, more: Value) -> Target {
     let annotations = annotation.map_or(json!({}), |text| json!({"k8s.v1.cni.cncf.io/network-status": text}));
     let mut object = json!({
