@@ -2,7 +2,7 @@
 //!
 //! | question | answer |
 //! |---|---|
-//! | how a file gets its place without a moment in which it is missing or half | [`file`] |
+//! | how a file gets its place without a moment in which it is missing or half | [`mod@file`] |
 //! | which plugins go where, and what is left alone | [`install`], [`ledger`] |
 //! | which network is the cluster's default | [`default_network`] |
 //! | what Multus and multinet are told | [`meta`], [`kubeconfig`] |

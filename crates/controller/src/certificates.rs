@@ -86,7 +86,7 @@ impl Served {
 #[derive(Clone)]
 pub enum Trust {
     /// Those in our Secret.
-    Secret(Api<k8s_openapi::api::core::v1::Secret>, String),
+    Secret(Box<Api<k8s_openapi::api::core::v1::Secret>>, String),
     /// Those in the first of these files that exists; if none does, the webhook configurations stay as they are.
     Files(Vec<PathBuf>),
     /// Somebody else (cert-manager) writes them into the webhook configurations.
@@ -107,7 +107,7 @@ pub enum TrustError {
 impl Trust {
     /// The Secret of this name.
     pub fn in_secret(client: &Client, namespace: &str, name: &str) -> Self {
-        Self::Secret(Api::namespaced(client.clone(), namespace), name.to_owned())
+        Self::Secret(Box::new(Api::namespaced(client.clone(), namespace)), name.to_owned())
     }
 
     /// The CAs as PEM, as they are now. `None`: leave the webhook configurations alone.

@@ -31,7 +31,7 @@ enum Error {
         cert: PathBuf,
         key: PathBuf,
         #[source]
-        source: Fault,
+        source: Box<Fault>,
     },
 }
 
@@ -66,7 +66,8 @@ impl Files {
     }
 
     fn show(&self, served: &Served, (cert, key): &(String, String)) -> Result<(), Error> {
-        let unusable = |source| Error::Unusable { cert: self.cert.clone(), key: self.key.clone(), source };
+        let unusable =
+            |fault| Error::Unusable { cert: self.cert.clone(), key: self.key.clone(), source: Box::new(fault) };
         let (pair, leaf) = x509::pair(cert, key).map_err(unusable)?;
         let now = x509::now();
         let (from, expires) = (x509::shown(leaf.not_before), x509::shown(leaf.not_after));

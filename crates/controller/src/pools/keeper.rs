@@ -349,7 +349,7 @@ impl Work {
             let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
             metadata.insert("finalizers".to_owned(), json!(all));
         }
-        (!metadata.is_empty()).then(|| Value::Object(metadata))
+        (!metadata.is_empty()).then_some(Value::Object(metadata))
     }
 
     fn status_patch(&self, pool: &SpiderIPPool) -> Option<Value> {
