@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use daemon::{Chain, Stop, health::Guard};
+use daemon::{Stop, health::Guard};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -208,13 +208,23 @@ impl<'a> Seat<'a> {
         }
     }
 
-    /// Gives the Lease back, so that somebody else leads at once.
+    /// Gives the Lease back, so that somebody else leads at once. A renewal may have been under way when the work ended: if
+    /// the Lease is not what is known, it is read, and given back if it is still ours.
     async fn release(&mut self) {
-        let Some((version, record)) = self.election.release(wall()) else { return };
-        let lease = lease(&self.candidate.lease, Some(version), &record);
-        match bounded(ANSWER, self.api.replace(&self.candidate.lease, &PostParams::default(), &lease)).await {
-            Ok(_) => tracing::info!(lease = %self.title(), "leadership given back"),
-            Err(error) => tracing::warn!(lease = %self.title(), error = %Chain(&error), "leadership not given back"),
+        for _ in 0..3 {
+            let Some((version, record)) = self.election.release(wall()) else { return };
+            let lease = lease(&self.candidate.lease, Some(version), &record);
+            let params = PostParams::default();
+            match bounded(ANSWER, self.api.replace(&self.candidate.lease, &params, &lease)).await {
+                Ok(_) => return tracing::info!(lease = %self.title(), "leadership given back"),
+                Err(Error::Api(kube::Error::Api(status))) if status.code == 409 => {
+                    match bounded(ANSWER, self.api.get_opt(&self.candidate.lease)).await {
+                        Ok(found) => self.election.read(found.map(stored), clock::now()),
+                        Err(error) => return self.complain("read", &error),
+                    }
+                }
+                Err(error) => return self.complain("give back", &error),
+            }
         }
     }
 

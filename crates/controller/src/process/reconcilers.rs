@@ -11,7 +11,10 @@ use kube::Client;
 use super::Shared;
 use crate::{coordinator, events::Events, gc, leader::Term, multus, nodes, pools, settings::Settings, upstream};
 
-/// Time for what is under way when the process is to end; then the lease is given back.
+/// Time for a task to finish what is under way when the process is to end; then it is dropped, which loses nothing: every
+/// write stands for itself.
+const FINISH: Duration = Duration::from_secs(3);
+/// Time for all of them; then the lease is given back.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What every term needs.
@@ -87,9 +90,20 @@ impl Leading {
     {
         let (gate, stop): (Stop, Stop) = (self.shared.admitting.clone(), tasks.stop());
         tasks.spawn(task, async move {
-            match stop.run_until_cancelled(gate.cancelled()).await {
-                Some(()) => work.await,
-                None => Ok(()),
+            if stop.run_until_cancelled(gate.cancelled()).await.is_none() {
+                return Ok(());
+            }
+            let late = async {
+                stop.cancelled().await;
+                tokio::time::sleep(FINISH).await;
+            };
+            tokio::select! {
+                outcome = work => outcome,
+                // It waits for an API server that does not answer, say.
+                () = late => {
+                    tracing::warn!(task, "dropped where it was: it did not finish within {FINISH:?}");
+                    Ok(())
+                }
             }
         });
     }

@@ -185,6 +185,17 @@ fn only_a_leader_gives_back() {
     assert_eq!(Election::new("me", TIMING).release(wall(0)), None);
 }
 
+#[test]
+fn a_lease_whose_renewal_was_under_way_is_still_given_back() {
+    let (mut me, _) = leader();
+    let (_, record) = write(me.next(at(2), wall(2))); // stored, and the answer never seen
+    assert_eq!(me.release(wall(3)).unwrap().0.resource_version, "1", "which conflicts");
+    me.read(Some(stored(2, record)), at(3));
+    assert_eq!(me.release(wall(3)).unwrap().0.resource_version, "2");
+    me.read(Some(stored(3, of("other", 3))), at(3));
+    assert_eq!(me.release(wall(3)), None);
+}
+
 /// Numbers without meaning, the same every time.
 struct Dice(u64);
 
