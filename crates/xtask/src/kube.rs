@@ -111,6 +111,9 @@ pub fn ready() -> Result<Kubernetes> {
         MODULES.iter().zip(&keys).map(|(module, key)| cache.join(format!("{}-{key}", module.name))).collect();
     for (module, dir) in MODULES.iter().zip(&modules) {
         if !dir.is_dir() {
+            if let Some(reason) = module.unfetched() {
+                return Ok(Kubernetes::Absent(reason));
+            }
             module.build(&cache, dir, None)?;
         }
     }
@@ -142,6 +145,9 @@ pub fn standard_plugins(architecture: &str) -> Result<Option<PathBuf>> {
         fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
         let _lock = lock(&cache.join("lock"))?;
         if !dir.is_dir() {
+            if module.unfetched().is_some() {
+                return Ok(None);
+            }
             module.build(&cache, &dir, cross)?;
         }
     }
@@ -191,6 +197,16 @@ impl Module {
             }
         }
         Ok(FLAGS.iter().map(|flag| (*flag).to_owned()).chain(["-ldflags".to_owned(), link]).collect())
+    }
+
+    /// Fetches what the build needs. Why that cannot be had here, if it cannot: a machine without a way to the modules is no failure of ours.
+    fn unfetched(&self) -> Option<String> {
+        eprintln!("==> fetching the Go modules of hack/kubernetes/{}", self.name);
+        let mut list = command("go");
+        list.args(["list", "-deps", "-f", "{{.Standard}}", "tool"]).current_dir(self.source());
+        list.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");
+        let error = output(list).err()?;
+        Some(format!("the Go modules of hack/kubernetes/{} cannot be fetched: {error:#}", self.name))
     }
 
     fn build(&self, cache: &Path, dir: &Path, architecture: Option<&str>) -> Result<()> {
