@@ -145,7 +145,8 @@ fn only_its_block(spec: &SpiderMultusConfigSpec, cni_type: CniType) -> Result<()
         (CniType::IbSriov, "spec.ibsriovConfig", spec.ibsriov.is_some()),
         (CniType::Ipoib, "spec.ipoibConfig", spec.ipoib.is_some()),
         (CniType::Ovs, "spec.ovsConfig", spec.ovs.is_some()),
-        (CniType::Custom, CUSTOM, spec.custom_cni.is_some()),
+        // The installation makes an empty custom configuration that may become any other type.
+        (CniType::Custom, CUSTOM, spec.custom_cni.as_deref().is_some_and(|text| !text.trim().is_empty())),
     ];
     let foreign: Vec<&str> =
         present.iter().filter(|(of, _, set)| *set && *of != cni_type).map(|(_, field, _)| *field).collect();
