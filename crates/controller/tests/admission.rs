@@ -586,6 +586,23 @@ async fn a_networks_name_is_not_changed_and_not_taken_from_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_empty_network_that_the_installation_makes_may_become_any_type() {
+    let world = World::start().await;
+    let made = network(&world.client, json!({}), json!({"cniType": "custom", "customCNI": ""})).await.unwrap();
+    assert_eq!((made.spec.custom_cni.as_deref(), made.spec.enable_coordinator), (Some(""), Some(false)));
+    let api = Api::<SpiderMultusConfig>::namespaced(world.client.clone(), "default");
+    let spec = json!({"cniType": "ipvlan", "enableCoordinator": true, "ipvlan": {"master": ["eth0"]}});
+    api.patch("net", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await.unwrap();
+    let definitions = Api::<NetworkAttachmentDefinition>::namespaced(world.client.clone(), "default");
+    world::eventually("its definition", || async {
+        let config = definitions.get_opt("net").await.unwrap()?.spec.config?;
+        (config.contains("ipvlan") && config.contains("coordinator")).then_some(())
+    })
+    .await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_guides_objects_are_accepted() {
     let world = World::start().await;
     let scenario = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios/alicloud");
