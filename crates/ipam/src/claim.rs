@@ -18,6 +18,7 @@
 //!   repeated ADD finds the claim of the first.
 //! * A release changes nothing unless it names the container that uses the address. Writes carry UID and version.
 //! * A write with unknown outcome is read back, and tried again, before anything is answered or forgotten.
+//! * A claim that was removed while a living pod uses it is made again; one of a pod that is gone or finished is not.
 //! * What an answer did not name does not stay: failed and cancelled ADDs give back; a create that lands after it was given up
 //!   is found by [`Event::Reconcile`].
 //!

@@ -1,6 +1,6 @@
 //! What this node holds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::types::{PodHolder, PodKey, Stored};
@@ -33,15 +33,21 @@ pub(super) struct Known {
 pub(super) struct Book {
     known: HashMap<IpAddr, Known>,
     of_pod: HashMap<String, BTreeSet<IpAddr>>,
+    /// UIDs of pods with claims that are known to be gone or finished.
+    gone: HashSet<String>,
     busy: SpanSet,
 }
 
 impl Book {
     pub fn insert(&mut self, stored: Stored, usage: Use) {
         let address = stored.claim.address;
+        let gone = stored.claim.pod().is_some_and(|pod| self.gone.contains(&pod.uid));
         self.remove(address);
         if let Some(pod) = stored.claim.pod() {
             self.of_pod.entry(pod.uid.clone()).or_default().insert(address);
+            if gone {
+                self.gone.insert(pod.uid.clone());
+            }
         }
         self.busy.insert(address);
         self.known.insert(address, Known { stored, usage });
@@ -58,6 +64,7 @@ impl Book {
             });
             if !left {
                 self.of_pod.remove(&pod.uid);
+                self.gone.remove(&pod.uid);
             }
         }
         Some(known)
@@ -73,6 +80,19 @@ impl Book {
         if let Some(known) = self.known.get_mut(&address) {
             known.usage = usage;
         }
+    }
+
+    /// The pod with this UID is gone or finished.
+    pub fn set_gone(&mut self, uid: &str) {
+        if self.of_pod.contains_key(uid) {
+            self.gone.insert(uid.to_owned());
+        }
+    }
+
+    /// Whether a sandbox of a living pod may use this address.
+    pub fn is_in_use(&self, address: IpAddr) -> bool {
+        let known = self.known.get(&address).filter(|known| known.usage == Use::Open);
+        known.is_some_and(|known| holder(known).is_none_or(|pod| !self.gone.contains(&pod.uid)))
     }
 
     pub fn get(&self, address: IpAddr) -> Option<&Known> {

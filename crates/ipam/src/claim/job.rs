@@ -2,7 +2,7 @@
 //!
 //! A job never gives up: it goes on, backing off, until the API server has said what is.
 
-use super::book::{Book, Use};
+use super::book::Book;
 use super::types::{Call, Claim, Effect, Note, Op, Outcome, Stored};
 use super::{Claims, Context, Target, backoff};
 
@@ -14,7 +14,7 @@ pub(super) const UNCONFIRMED_AFTER: u32 = 4;
 pub(super) enum Purpose {
     /// The claim is to be gone.
     Free,
-    /// Find out what the claim is; make it again if it was removed while it is in use.
+    /// Find out what the claim is; make it again if it was removed while a living pod uses it.
     Settle,
 }
 
@@ -159,8 +159,7 @@ impl Claims {
 
     pub(super) fn job_reply(&mut self, (work, index): (u64, usize), outcome: Outcome, context: &mut Context<'_>) {
         let Some(job) = self.work.get_mut(&work).and_then(|work| work.jobs.get_mut(index)) else { return };
-        let known = self.book.get(job.claim.address);
-        let in_use = known.is_some_and(|known| known.usage == Use::Open);
+        let in_use = self.book.is_in_use(job.claim.address);
         match job.next(outcome, in_use) {
             Next::Phase(phase) => {
                 job.phase = phase;

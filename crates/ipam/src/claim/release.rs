@@ -56,6 +56,9 @@ impl Claims {
     /// While the pod lives its claims stay and are marked as unused. Once it is gone those that this sandbox used on this
     /// NIC are freed, and those that nobody uses. A release by any other sandbox changes nothing.
     pub(super) fn releases(&mut self, uid: &str, release: &Release) -> (Released, Vec<Job>) {
+        if release.fate == PodFate::Gone {
+            self.book.set_gone(uid);
+        }
         let (mut freed, mut kept) = (Vec::new(), Vec::new());
         for known in self.book.of_pod(uid) {
             let Some(holder) = known.stored.claim.pod() else { continue };
@@ -74,8 +77,10 @@ impl Claims {
         (Released { freed: Vec::new(), kept }, jobs(&freed))
     }
 
-    /// Claims to be freed of a pod that is gone.
-    pub(super) fn releases_of_gone(&self, uid: &str, interfaces_gone: bool) -> Vec<Job> {
+    /// Claims to be freed of a pod that is gone. The others stay until their interfaces are gone, but are not made again if somebody
+    /// else frees them before.
+    pub(super) fn releases_of_gone(&mut self, uid: &str, interfaces_gone: bool) -> Vec<Job> {
+        self.book.set_gone(uid);
         let over = |known: &&Known| interfaces_gone || known.usage != Use::Open;
         let stored: Vec<Stored> =
             self.book.of_pod(uid).into_iter().filter(over).map(|known| known.stored.clone()).collect();

@@ -252,6 +252,24 @@ fn a_claim_in_use_that_was_removed_is_made_again() {
 }
 
 #[test]
+fn a_claim_of_a_finished_pod_that_the_controller_freed_is_not_made_again() {
+    let mut before = Single::new(Vec::new());
+    before.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    before.add_now(add("b", "d", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    // A new process, which heard of no DEL; the watch tells that one of the pods has finished.
+    let mut world = with(before.api.of_node("node"));
+    world.event(Event::PodGone { uid: "uid-of-a".into(), interfaces_gone: false });
+    assert!(world.calls.is_empty(), "a sandbox may still be there");
+    world.api.objects.clear();
+    world.event(Event::Reconcile);
+    world.settle();
+    let pods: Vec<&str> = world.api.objects.values().map(|stored| stored.claim.pod().unwrap().name.as_str()).collect();
+    assert_eq!(pods, ["b"]);
+    assert_eq!(world.claims.all().count(), 1);
+    assert!(matches!(world.notes[..], [Note::Restored(_)]));
+}
+
+#[test]
 fn claims_of_a_pod_that_is_gone_wait_for_the_proof_that_its_interfaces_are() {
     let mut world = Single::new(Vec::new());
     world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()]), want("eth1", &[small()])])).unwrap();

@@ -23,10 +23,12 @@ struct Faults {
     crash: u64,
     /// The runtime gives an ADD up.
     give_up: u64,
+    /// A pod finishes, its DEL does not reach the agent, and the controller frees its addresses.
+    unnoticed: u64,
 }
 
-const NONE: Faults = Faults { lost: 0, silent: 0, late: 0, twice: 0, crash: 0, give_up: 0 };
-const ALL: Faults = Faults { lost: 6, silent: 6, late: 40, twice: 4, crash: 1, give_up: 2 };
+const NONE: Faults = Faults { lost: 0, silent: 0, late: 0, twice: 0, crash: 0, give_up: 0, unnoticed: 0 };
+const ALL: Faults = Faults { lost: 6, silent: 6, late: 40, twice: 4, crash: 1, give_up: 2, unnoticed: 10 };
 
 /// What a runtime does with a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +57,8 @@ struct Guest {
     failures: u32,
     /// The guest whose place it takes: it starts when that one is over.
     follows: Option<usize>,
+    /// It finished unnoticed: its object, and so what a watch tells of it, stays.
+    finished: bool,
 }
 
 impl Guest {
@@ -137,6 +141,7 @@ impl Simulation {
             pending: None,
             restarts: 2,
             follows: None,
+            finished: false,
             failures: 0,
         });
     }
@@ -219,6 +224,7 @@ impl Simulation {
         let ticket = Ticket(self.tickets);
         let (node, name, container) = (guest.node, guest.name.clone(), guest.container());
         match guest.stage.clone() {
+            Stage::Running if self.churn && self.random.chance(self.faults.unnoticed) => self.finish(index),
             Stage::Starting => {
                 let nic = *guest.nics.iter().find(|nic| !guest.up.contains(nic)).unwrap();
                 guest.pending = Some((ticket, nic));
@@ -255,6 +261,24 @@ impl Simulation {
         }
     }
 
+    /// A pod comes to its end while its agent may be away: the agent sees that in its object, and the controller, which knows that no
+    /// interface is left, frees the addresses before or after.
+    fn finish(&mut self, index: usize) {
+        let guest = &mut self.guests[index];
+        (guest.stage, guest.finished) = (Stage::Over, true);
+        guest.up.clear();
+        let (node, uid, user) = (guest.node, guest.uid(), format!("{}/", guest.name));
+        self.wire.remove_all(&user);
+        let restarts = self.random.chance(50);
+        if restarts {
+            self.crash(node);
+        }
+        self.api.objects.retain(|_, stored| stored.claim.pod().is_none_or(|pod| pod.uid != uid));
+        if !restarts {
+            self.feed(node, Event::PodGone { uid, interfaces_gone: false });
+        }
+    }
+
     /// An agent dies and comes back: what it had in flight may still land, what it was asked is asked again.
     fn crash(&mut self, node: usize) {
         self.lives[node] += 1;
@@ -278,6 +302,11 @@ impl Simulation {
                 guest.up.push(nic);
             }
         }
+        let finished = |guest: &&Guest| guest.node == node && guest.finished;
+        let finished: Vec<String> = self.guests.iter().filter(finished).map(Guest::uid).collect();
+        for uid in finished {
+            self.feed(node, Event::PodGone { uid, interfaces_gone: false });
+        }
     }
 
     fn deliver(&mut self) {
@@ -297,6 +326,10 @@ impl Simulation {
     fn request(&mut self, node: usize, life: u32, op: Op, call: Call) {
         let unknown = Outcome::Unknown("timed out".into());
         let name = node_name(node);
+        if let Call::Create(Claim { holder: Holder::Pod(pod), address, .. }) = &call {
+            let finished = self.guests.iter().any(|guest| guest.finished && guest.uid() == pod.uid);
+            assert!(!finished, "{address} is claimed again for {}, which has finished", pod.name);
+        }
         let outcome = if self.random.chance(self.faults.lost) {
             if self.random.chance(self.faults.late) {
                 self.flights.push(Flight::Late { node, call });

@@ -255,6 +255,11 @@ impl Wire {
         self.users.retain(|_, other| other != user);
     }
 
+    /// Everything of a pod goes.
+    pub fn remove_all(&mut self, prefix: &str) {
+        self.users.retain(|_, other| !other.starts_with(prefix));
+    }
+
     /// Every address in use is claimed by its user's pod.
     pub fn check(&self, api: &Api, uid_of: &impl Fn(&str) -> String) {
         for (address, user) in &self.users {
