@@ -41,7 +41,6 @@ pub fn named(namespace: &str, name: &str) -> SpiderMultusConfig {
     let spec = SpiderMultusConfigSpec {
         cni_type: Some(CniType::Custom),
         custom_cni: Some(String::new()),
-        enable_coordinator: Some(false),
         ..SpiderMultusConfigSpec::default()
     };
     let mut network = SpiderMultusConfig::new(name, spec);

@@ -26,7 +26,10 @@ pub fn fill(config: &mut SpiderMultusConfig) {
     }
     if cni_type == CniType::Custom {
         spec.coordinator = None;
-        spec.enable_coordinator = Some(false);
+        // An empty one, as the installation makes it, may become any type: then a member that nobody set must not say no.
+        if spec.custom_cni.as_deref().is_some_and(|text| !text.is_empty()) {
+            spec.enable_coordinator = Some(false);
+        }
     } else {
         coordinator(&mut spec.coordinator);
     }
