@@ -15,6 +15,9 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 /// Libraries whose own debug output helps nobody who runs a cluster.
 const QUIET: [&str; 6] = ["hyper", "hyper_util", "h2", "rustls", "tower", "kube_client"];
 
+/// Libraries that tell every failed request at once, without saying of what: whoever asked tells it.
+const SILENT: [&str; 2] = ["kube_client::client::builder", "kube_runtime::watcher"];
+
 /// A level that is none of upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("log level {0:?} is none of debug, info, warn, error, fatal, panic")]
@@ -34,7 +37,8 @@ pub fn level(name: &str) -> Result<LevelFilter, LevelError> {
 /// Logs of this process go to standard output from here on.
 pub fn start(level: LevelFilter) -> Result<(), TryInitError> {
     let quiet = QUIET.map(|target| (target, level.min(LevelFilter::INFO)));
-    let filter = Targets::new().with_default(level).with_targets(quiet);
+    let silent = SILENT.map(|target| (target, LevelFilter::OFF));
+    let filter = Targets::new().with_default(level).with_targets(quiet).with_targets(silent);
     let lines =
         tracing_subscriber::fmt::layer().fmt_fields(JsonFields::new()).event_format(Lines).with_writer(io::stdout);
     tracing_subscriber::registry().with(filter).with(lines).try_init()
@@ -71,12 +75,18 @@ where
         if *metadata.level() != Level::INFO
             && let (Some(file), Some(number)) = (metadata.file(), metadata.line())
         {
-            line.insert("caller".into(), format!("{file}:{number}").into());
+            line.insert("caller".into(), format!("{}:{number}", source(file)).into());
         }
         line.insert("msg".into(), fields.message.into());
         line.extend(fields.values);
         writeln!(writer, "{}", serde_json::Value::Object(line))
     }
+}
+
+/// A source file's path without the place where the libraries were on the machine that built this program.
+fn source(file: &str) -> &str {
+    let below = file.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/'));
+    below.map_or(file, |(_, path)| path)
 }
 
 fn upper(level: &Level) -> &'static str {
@@ -146,6 +156,12 @@ pub fn complain(process: &str, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_library_is_named_without_the_builders_directories() {
+        assert_eq!(source("/home/x/.cargo/registry/src/index-1/kube-5.0.0/src/a.rs"), "kube-5.0.0/src/a.rs");
+        assert_eq!(source("crates/agent/src/main.rs"), "crates/agent/src/main.rs");
+    }
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
