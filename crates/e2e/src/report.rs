@@ -31,12 +31,13 @@ pub struct Report {
     started: Instant,
     passed: usize,
     failed: Vec<String>,
+    skipped: usize,
 }
 
 impl Report {
     /// A report that begins now.
     pub fn new(json: bool) -> Self {
-        Self { json, started: Instant::now(), passed: 0, failed: Vec::new() }
+        Self { json, started: Instant::now(), passed: 0, failed: Vec::new(), skipped: 0 }
     }
 
     /// A heading.
@@ -89,6 +90,13 @@ impl Report {
         passed
     }
 
+    /// A check that cannot be made here.
+    pub fn skip(&mut self, id: &str, title: &str, reason: &str) {
+        self.skipped += 1;
+        let line = json!({"type": "skipped", "id": id, "title": title, "reason": reason});
+        self.emit(line, || format!(" SKIP {id:>4}  {title}: {}", reason.replace('\n', " | ")));
+    }
+
     /// Whether every check so far passed.
     pub fn is_good(&self) -> bool {
         self.failed.is_empty() && self.passed > 0
@@ -105,9 +113,11 @@ impl Report {
             println!("took {seconds} s");
         }
         let (passed, failed) = (self.passed, self.failed.len());
-        let line =
-            json!({"type": "summary", "passed": passed, "failed": failed, "failures": self.failed, "seconds": seconds});
-        self.emit(line, || format!("{passed} passed, {failed} failed"));
+        let line = json!({
+            "type": "summary", "passed": passed, "failed": failed, "failures": self.failed, "skipped": self.skipped, "seconds": seconds
+        });
+        let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
+        self.emit(line, || format!("{passed} passed, {failed} failed{skipped}"));
     }
 
     fn emit(&self, value: Value, text: impl FnOnce() -> String) {

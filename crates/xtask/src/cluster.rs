@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::build::{self, Profile, programs, target_dir};
 use crate::kube::{self, Kubernetes};
 use crate::run::{command, output, root, teed};
-use crate::{demo, setup};
+use crate::{demo, images, setup};
 
 /// What to do with the cluster.
 #[derive(clap::Args)]
@@ -30,7 +30,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         },
         _ => driver(false)?,
     };
-    let status = driver.args(&args.action).status()?;
+    let on_its_own = !args.action.iter().any(|word| word.to_string_lossy().starts_with("--kubeconfig"));
+    driver.args(&args.action);
+    if action == "test" && on_its_own {
+        driver.args(product()?);
+    }
+    let status = driver.status()?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
@@ -38,11 +43,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 pub fn for_tests() -> Result<Result<(String, bool), String>> {
     Ok(match prepared()? {
         Ok(mut driver) => {
-            driver.arg("test");
+            driver.arg("test").args(product()?);
             Ok(teed(driver)?)
         }
         Err(reason) => Err(reason),
     })
+}
+
+/// The product's images, quickly built, as the driver wants to be told of them.
+fn product() -> Result<Vec<OsString>> {
+    let built = images::build(&images::Args::quick())?;
+    Ok(built.into_iter().flat_map(|image| ["--image".into(), image.archive.into()]).collect())
 }
 
 /// The driver with everything that a cluster takes, or the reason why this machine cannot.

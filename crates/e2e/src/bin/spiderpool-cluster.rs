@@ -68,6 +68,9 @@ enum Command {
         /// On the cluster of this kubeconfig instead; what needs its machines is left out
         #[arg(long)]
         kubeconfig: Option<PathBuf>,
+        /// Archives of the product's images; without them the product's story is left out
+        #[arg(long = "image")]
+        images: Vec<PathBuf>,
     },
     /// Imports image archives on every node
     Load {
@@ -102,7 +105,7 @@ fn run(cli: Cli) -> Result<u8> {
     let name = &cli.name;
     match cli.command {
         Command::Up { nodes, images } => up(&cli.places.options(name, nodes, images)?)?,
-        Command::Test { kubeconfig } => return test(cli.places, kubeconfig),
+        Command::Test { kubeconfig, images } => return test(cli.places, kubeconfig, images),
         Command::Down => match Cluster::down(name)? {
             true => println!("cluster {name} is gone"),
             false => println!("cluster {name} was not up"),
@@ -141,10 +144,14 @@ impl Places {
 }
 
 /// A name of its own, so that a cluster which is in use does not matter.
-fn test(places: Places, kubeconfig: Option<PathBuf>) -> Result<u8> {
+fn test(places: Places, kubeconfig: Option<PathBuf>, images: Vec<PathBuf>) -> Result<u8> {
     let ground = match kubeconfig {
         Some(file) => Ground::Own(file),
-        None => Ground::Lab(Box::new(places.options(&format!("test-{}", std::process::id()), 2, Vec::new())?)),
+        None => {
+            let repository = places.repository.clone().context("--repository is missing")?;
+            let options = places.options(&format!("test-{}", std::process::id()), 2, images)?;
+            Ground::Lab { options: Box::new(options), repository }
+        }
     };
     real::run(&ground).map(|good| u8::from(!good))
 }

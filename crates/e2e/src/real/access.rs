@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab::kubernetes::Cluster;
 use lab::world::Output;
+use serde_json::Value;
 
 /// Every command ends, if need be by force.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A way into the cluster.
 pub struct Access {
@@ -58,7 +59,19 @@ impl Access {
 
     /// Runs a program that must succeed.
     pub fn words(&self, words: &[&str]) -> Result<String> {
-        run(self.command(words), None, &words.join(" "), LIMIT)?.expect_success()
+        self.outcome(words)?.expect_success()
+    }
+
+    /// Runs a program that may fail.
+    pub fn outcome(&self, words: &[&str]) -> Result<Output> {
+        run(self.command(words), None, &words.join(" "), LIMIT)
+    }
+
+    /// The objects of `kubectl get ... -o json`.
+    pub fn list(&self, line: &str) -> Result<Vec<Value>> {
+        let text = self.kubectl(&format!("get {line} -o json"))?;
+        let mut list: Value = serde_json::from_str(&text).with_context(|| format!("kubectl get {line}: not JSON"))?;
+        Ok(list["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
     }
 
     /// `kubectl apply -f -`.

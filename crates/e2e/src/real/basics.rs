@@ -49,15 +49,9 @@ pub fn tell(access: &Access, report: &mut Report) {
     report.check("B8", "pods go when their Deployment goes", gone(access));
 }
 
-fn list(access: &Access, line: &str) -> Result<Vec<Value>> {
-    let text = access.kubectl(&format!("{line} -o json"))?;
-    let list: Value = serde_json::from_str(&text).with_context(|| format!("kubectl {line}: not JSON"))?;
-    Ok(list["items"].as_array().cloned().unwrap_or_default())
-}
-
 fn nodes(access: &Access) -> Result<Verdict> {
     let mut seen = Vec::new();
-    for node in list(access, "get nodes")? {
+    for node in access.list("nodes")? {
         let name = node["metadata"]["name"].as_str().unwrap_or_default();
         let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
         ensure!(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"), "node {name} is not ready");
@@ -88,7 +82,7 @@ fn roll_out(access: &Access) -> Result<Verdict> {
 /// Name, node and address of the application's pods.
 fn web(access: &Access) -> Result<Vec<(String, String, String)>> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let pods = list(access, "get pods -l app=web")?;
+    let pods = access.list("pods -l app=web")?;
     let of =
         |pod: &Value| (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]), text(&pod["status"]["podIP"]));
     let pods: Vec<_> = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).map(of).collect();
@@ -172,7 +166,7 @@ fn ranges(access: &Access) -> Result<Verdict> {
 fn gone(access: &Access) -> Result<Verdict> {
     access.kubectl("delete deployment/web service/web --wait")?;
     access.until("the pods app=web to go", Duration::from_secs(40), || {
-        Ok(list(access, "get pods -l app=web")?.is_empty().then_some(()))
+        Ok(access.list("pods -l app=web")?.is_empty().then_some(()))
     })?;
     Ok(Verdict::new(true, "no pod app=web", "none"))
 }

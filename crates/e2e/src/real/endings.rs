@@ -128,7 +128,12 @@ fn killed_driver(options: &Options) -> Result<Verdict> {
 }
 
 fn killed_keeper(options: &Options) -> Result<Verdict> {
-    let options = Options { name: format!("{}-keeper", options.name), nodes: vec!["master".into()], ..options.clone() };
+    let options = Options {
+        name: format!("{}-keeper", options.name),
+        nodes: vec!["master".into()],
+        images: Vec::new(),
+        ..options.clone()
+    };
     let mut cluster = Cluster::up(&options, &mut |_| {})?;
     cluster.keep()?;
     let traces = Traces::of(&cluster);

@@ -1,4 +1,4 @@
-//! The images that tests need, made of this machine's busybox and of the lab's own application.
+//! The images that tests need, made of this machine's busybox, of the lab's own application and of Multus' programs.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,6 +14,9 @@ pub const BUSYBOX: &str = "spiderpool.test/busybox:latest";
 /// The walk-through's application image, by the very name that its YAML uses.
 pub const TOOLS: &str = "docker.io/centos/tools:latest";
 
+/// Multus' image, by the very name that the chart uses.
+pub const MULTUS: &str = "ghcr.io/k8snetworkplumbingwg/multus-cni:v4.1.4";
+
 /// Debian's busybox-static.
 const PROGRAM: &str = "/bin/busybox";
 
@@ -27,6 +30,15 @@ pub fn write(app: &Path, dir: &Path) -> Result<()> {
     tools.link("/usr/bin/curl", program)?;
     let serve = Config { entrypoint: words(&[program, "app"]), env: path(), ..Config::default() };
     save(&[TOOLS], serve, &tools, &dir.join("tools.tar"))
+}
+
+/// Writes the archive of [`MULTUS`]: the two programs, built from Multus' own source, at their places in Multus' own image.
+pub fn write_multus(programs: &Path, archive: &Path) -> Result<()> {
+    let mut layer = Layer::new();
+    for (path, name) in [("/install_multus", "install_multus"), ("/usr/src/multus-cni/bin/multus", "multus")] {
+        layer.copy(path, 0o755, &programs.join(name)).with_context(|| format!("image {MULTUS}"))?;
+    }
+    save(&[MULTUS], Config::default(), &layer, archive)
 }
 
 /// A shell with its usual programs.

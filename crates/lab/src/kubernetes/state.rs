@@ -83,6 +83,10 @@ impl State {
         pki::write(&dir, &options.nodes)?;
         fresh(&options.log_dir)?;
         images::write(&options.app, &dir.join("images"))?;
+        if !options.images.is_empty() && options.kubernetes_dir.join("multus").is_file() {
+            // For the product, which installs it unless told otherwise.
+            images::write_multus(&options.kubernetes_dir, &dir.join("images/multus.tar"))?;
+        }
         for archive in &options.images {
             let name = archive.file_name().with_context(|| format!("{} is no archive", archive.display()))?;
             fs::copy(archive, dir.join("images").join(name))

@@ -1,0 +1,142 @@
+//! What operators do wrong, and what the product says to it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::product::{NAMESPACE, NETWORK, Product};
+use crate::report::{Report, Verdict};
+
+/// A pool of its own and a pod that asks for it.
+const SMALL: &str = "
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: small}
+spec: {subnet: 10.50.0.0/16, ips: [10.50.101.1-10.50.101.3], gateway: 10.50.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: holder
+  annotations: {ipam.spidernet.io/ippool: '{\"ipv4\":[\"small\"]}'}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: spiderpool.test/busybox, imagePullPolicy: Never}]
+";
+
+/// A pod that asks for the same pool.
+const LATE: &str = "
+apiVersion: v1
+kind: Pod
+metadata:
+  name: late
+  annotations: {ipam.spidernet.io/ippool: '{\"ipv4\":[\"small\"]}'}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: spiderpool.test/busybox, imagePullPolicy: Never}]
+";
+
+/// The chapter.
+pub fn tell(product: &Product<'_>, report: &mut Report) {
+    report.chapter("Trouble");
+    report.check(
+        "T1",
+        "a pool is deleted with an address in use: it stays until the pod goes, and serves nobody",
+        pool_deleted(product),
+    );
+    report.check("T2", "a namespace is deleted with its pods", namespace_deleted(product));
+    report.check("T3", "a NetworkAttachmentDefinition is edited by hand", edited(product));
+    report.check("T4", "the webhook's certificate is deleted", certificate(product, None));
+    report.check("T5", "the webhook's certificate is replaced by garbage", certificate(product, Some("bm90aGluZw==")));
+    report.check("T6", "a role binding is missing: the agents say so, and go on once it is back", permission(product));
+    report.check("T7", "API, kernel, pods and pools agree", product.agreement());
+}
+
+fn pool_deleted(product: &Product<'_>) -> Result<Verdict> {
+    let access = product.access;
+    access.apply(SMALL)?;
+    product.ready("holder")?;
+    access.kubectl("delete spiderippool small --wait=false")?;
+    access.apply(LATE)?;
+    let said = access.until("an event of the pod", Duration::from_secs(30), || {
+        let events = access.list("events --field-selector involvedObject.name=late,type=Warning")?;
+        let texts = events.iter().filter_map(|event| event["message"].as_str());
+        Ok(texts.filter(|text| text.contains("small")).map(str::to_owned).next())
+    })?;
+    ensure!(access.field("spiderippool/small", "{.metadata.deletionTimestamp}")? != "", "the pool is gone");
+    ensure!(access.field("pod/late", "{.status.podIP}")?.is_empty(), "pod late has an address of a pool that goes");
+    access.kubectl("delete pod holder late --wait")?;
+    access.kubectl("wait spiderippool/small --for=delete --timeout=30s")?;
+    Ok(Verdict::new(said.contains("small"), "the pool is named in the pod's event; then it goes", said))
+}
+
+fn namespace_deleted(product: &Product<'_>) -> Result<Verdict> {
+    let access = product.access;
+    access.kubectl("create namespace shop")?;
+    access.kubectl("create deployment till -n shop --image=spiderpool.test/busybox:latest --replicas=4")?;
+    let patch = r#"[{"op":"add","path":"/spec/template/spec/containers/0/imagePullPolicy","value":"Never"}]"#;
+    access.words(&["kubectl", "-n", "shop", "patch", "deployment/till", "--type=json", "-p", patch])?;
+    access.kubectl("-n shop rollout status deployment/till --timeout=60s")?;
+    access.kubectl("delete namespace shop --wait --timeout=90s")?;
+    ensure!(access.list("spiderendpoints -n shop")?.is_empty(), "SpiderEndpoints of namespace shop are left");
+    product.agreement()
+}
+
+fn edited(product: &Product<'_>) -> Result<Verdict> {
+    let access = product.access;
+    let name = "network-attachment-definition/macvlan-eth1";
+    let read = || access.words(&["kubectl", "-n", NAMESPACE, "get", name, "-o", "jsonpath={.spec.config}"]);
+    let before = read()?;
+    access.words(&["kubectl", "-n", NAMESPACE, "patch", name, "--type=merge", "-p", r#"{"spec":{"config":"{}"}}"#])?;
+    access.until("it to be as declared", Duration::from_secs(30), || Ok((read()? == before).then_some(())))?;
+    Ok(Verdict::new(true, "as the SpiderMultusConfig says", "put right"))
+}
+
+/// Admission works again without a word of the operator.
+fn certificate(product: &Product<'_>, garbage: Option<&str>) -> Result<Verdict> {
+    let access = product.access;
+    let secret = "secret/spiderpool-controller-server-certs";
+    match garbage {
+        None => access.kubectl(&format!("-n {NAMESPACE} delete {secret}"))?,
+        Some(text) => {
+            let patch = format!(r#"{{"data":{{"tls.crt":"{text}","tls.key":"{text}"}}}}"#);
+            access.words(&["kubectl", "-n", NAMESPACE, "patch", secret, "--type=merge", "-p", &patch])?
+        }
+    };
+    let valid = access.until("a new certificate", Duration::from_secs(60), || {
+        let path = r"jsonpath={.data.tls\.crt}";
+        let text = access.words(&["kubectl", "-n", NAMESPACE, "get", secret, "-o", path])?;
+        // "-----BEGIN CERTIFICATE-----"
+        Ok(text.starts_with("LS0tLS1CRUdJTi").then_some(()))
+    });
+    valid?;
+    let pool = NETWORK.rsplit("---").next().unwrap_or_default();
+    let labelled = pool.replace("{name: rack}", "{name: rack, labels: {seen: by-admission}}");
+    access.until("admission", Duration::from_secs(60), || access.apply(&labelled).map(Some))?;
+    let wrong = pool.replace("name: rack", "name: wrong").replace("gateway: 10.50.0.1", "gateway: 10.50.0.256");
+    let refused = format!("{:#}", access.apply(&wrong).err().context("a wrong pool was accepted")?);
+    Ok(Verdict::new(
+        refused.contains("spec.gateway"),
+        "a right pool accepted, a wrong one refused by its field",
+        refused,
+    ))
+}
+
+fn permission(product: &Product<'_>) -> Result<Verdict> {
+    let access = product.access;
+    let name = "clusterrolebinding/spiderpool-agent";
+    let manifest = access.kubectl(&format!("get {name} -o yaml"))?;
+    access.kubectl(&format!("delete {name}"))?;
+    let old = product.agent_on("worker")?;
+    access.kubectl(&format!("-n {NAMESPACE} delete pod {old} --wait"))?;
+    let said = access.until("the agent's words", Duration::from_secs(40), || {
+        let agent = product.agent_on("worker")?;
+        let log = access.kubectl(&format!("-n {NAMESPACE} logs {agent} -c spiderpool-agent --tail=200"))?;
+        Ok(log.lines().find(|line| line.contains("forbidden")).map(str::to_owned))
+    });
+    // Whatever it said: the cluster is to be whole again.
+    access.apply(&manifest)?;
+    let said = said?;
+    product.roll_out("daemonset/spiderpool-agent")?;
+    Ok(Verdict::new(said.contains("cannot"), "what it may not, by name; then ready", said))
+}
