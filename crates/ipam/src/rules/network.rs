@@ -11,6 +11,9 @@ use crate::family::Family;
 use crate::range::{Span, canonical_cidr};
 use crate::route::default_destination;
 
+/// The values of `ipVersion`, as the API server lists those of an enum.
+pub(super) const VERSIONS: &str = r#""4", "6""#;
+
 /// `ipVersion` is set, known and enabled.
 pub(super) fn family(network: &Network<'_>, enabled: Enabled) -> Result<Family, FieldError> {
     let field = "spec.ipVersion";
@@ -21,7 +24,7 @@ pub(super) fn family(network: &Network<'_>, enabled: Enabled) -> Result<Family, 
             "is not generated correctly, 'spec.subnet' may be invalid",
         ));
     };
-    let family = Family::from_version(version).ok_or_else(|| FieldError::not_supported(field, &version, "4, 6"))?;
+    let family = Family::from_version(version).ok_or_else(|| FieldError::not_supported(field, &version, VERSIONS))?;
     if enabled.has(family) {
         return Ok(family);
     }
@@ -32,6 +35,14 @@ pub(super) fn family(network: &Network<'_>, enabled: Enabled) -> Result<Family, 
 pub(super) fn subnet(network: &Network<'_>, family: Family) -> Result<IpNet, FieldError> {
     canonical_cidr(network.subnet, family)
         .map_err(|error| FieldError::invalid("spec.subnet", &network.subnet, error.to_string()))
+}
+
+/// The subnet of a stored object: admitted once, perhaps in another form than the canonical one, and immutable since.
+pub(super) fn stored_subnet(network: &Network<'_>, family: Family) -> Result<IpNet, FieldError> {
+    match network.subnet.parse::<IpNet>() {
+        Ok(net) if Family::of(net.addr()) == family => Ok(net.trunc()),
+        _ => subnet(network, family),
+    }
 }
 
 /// Ranges, gateway and routes against the subnet: rules 6, 8 and 9.

@@ -106,7 +106,8 @@ pub fn validate_pool_create(
 
 /// Validation on UPDATE; `new` after mutation. `used`: the addresses of this pool that are in use.
 ///
-/// A terminating object may only lose its finalizer.
+/// A terminating object may only lose its finalizer. A spec that stays as it is is not judged again: what was admitted by other rules
+/// (a family that is switched off now, a range that upstream let through) is not to keep labels and finalizers from being written.
 pub fn validate_pool_update(
     name: &str,
     (old, new): (&PoolSpec, &PoolSpec),
@@ -118,13 +119,16 @@ pub fn validate_pool_update(
     if terminating {
         return terminating_update(&format!("IPPool {name}"), finalizers);
     }
+    if old == new {
+        return Ok(());
+    }
     let (old, view) = (old.network(), new.network());
     let errors = network::immutable(&old, &view);
     if !errors.is_empty() {
         return Err(Refusal::Invalid(errors));
     }
     let family = network::family(&view, context.enabled)?;
-    let net = network::subnet(&view, family)?;
+    let net = network::stored_subnet(&view, family)?;
     content(name, new, labels, net, family, context)?;
     let addresses = new.addresses().map_err(|error| FieldError::invalid("spec.ips", &new.ips, error.to_string()))?;
     in_use_stays(&addresses, used)
@@ -151,7 +155,7 @@ fn in_use_stays(addresses: &SpanSet, used: &[Used]) -> Result<(), Refusal> {
     Err(FieldError::forbidden("spec.ips", format!("remove IP addresses in use: {}", names.join(", "))).into())
 }
 
-/// Rules 6 to 11.
+/// Rules 6 to 11, all at once: who writes a pool is told everything that is wrong with it. (Upstream names one error of 6 to 9.)
 fn content(
     name: &str,
     spec: &PoolSpec,
@@ -162,19 +166,23 @@ fn content(
 ) -> Result<(), Refusal> {
     let mut errors = network::content(&spec.network(), net, family);
     errors.extend(pod_affinity(spec, labels));
-    if !errors.is_empty() {
-        return Err(Refusal::Invalid(errors));
+    // Ranges that do not parse are among the errors already.
+    if let Ok(addresses) = spec.addresses() {
+        errors.extend(shared(name, &addresses, net, context.peers));
+        errors.extend(within_owner(name, &addresses, labels, context));
     }
-    let addresses = spec.addresses().map_err(|error| FieldError::invalid("spec.ips", &spec.ips, error.to_string()))?;
-    for peer in context.peers.iter().filter(|peer| peer.name != name && peer.subnet == net) {
-        let common = addresses.intersection(&peer.addresses);
-        if !common.is_empty() {
-            let text = format!("overlaps with IPPool {} in IP ranges {}", peer.name, shortened(&common));
-            errors.push(FieldError::forbidden("spec.ips", text));
-        }
-    }
-    errors.extend(within_owner(name, &addresses, labels, context));
     if errors.is_empty() { Ok(()) } else { Err(Refusal::Invalid(errors)) }
+}
+
+/// Addresses that another pool of the subnet has as well.
+fn shared(name: &str, addresses: &SpanSet, net: IpNet, peers: &[Peer]) -> Vec<FieldError> {
+    let of_net = peers.iter().filter(|peer| peer.name != name && peer.subnet == net);
+    let common = of_net.map(|peer| (peer, addresses.intersection(&peer.addresses)));
+    let error = |(peer, common): (&Peer, SpanSet)| {
+        let text = format!("overlaps with IPPool {} in IP ranges {}", peer.name, shortened(&common));
+        FieldError::forbidden("spec.ips", text)
+    };
+    common.filter(|(_, common)| !common.is_empty()).map(error).collect()
 }
 
 fn pod_affinity(spec: &PoolSpec, labels: &Labels) -> Option<FieldError> {

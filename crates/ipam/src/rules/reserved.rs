@@ -1,5 +1,6 @@
 //! Rules for `SpiderReservedIP` (upstream's contract: ipam, §10.4).
 
+use super::network::VERSIONS;
 use super::spec::{Mutation, ReservedSpec};
 use super::{Enabled, FieldError, Refusal};
 use crate::family::Family;
@@ -32,7 +33,7 @@ pub fn validate_reserved_create(spec: &ReservedSpec, enabled: Enabled) -> Result
         )
         .into());
     };
-    let family = Family::from_version(version).ok_or_else(|| FieldError::not_supported(field, &version, "4, 6"))?;
+    let family = Family::from_version(version).ok_or_else(|| FieldError::not_supported(field, &version, VERSIONS))?;
     if !enabled.has(family) {
         return Err(FieldError::forbidden(field, format!("{family} is disabled")).into());
     }
@@ -45,12 +46,18 @@ pub fn validate_reserved_create(spec: &ReservedSpec, enabled: Enabled) -> Result
 }
 
 /// Validation on UPDATE; `new` after mutation.
+///
+/// A spec that stays as it is is not judged again, so that somebody else's finalizer comes off a terminating object; upstream
+/// refuses that, and an object deleted in the foreground never goes.
 pub fn validate_reserved_update(
     name: &str,
     (old, new): (&ReservedSpec, &ReservedSpec),
     terminating: bool,
     enabled: Enabled,
 ) -> Result<(), Refusal> {
+    if old == new {
+        return Ok(());
+    }
     if terminating {
         return Err(Refusal::Forbidden(format!("cannot update a terminating ReservedIP {name}")));
     }

@@ -122,7 +122,7 @@ impl PoolSpec {
             subnet: &self.subnet,
             ips: &self.ips,
             exclude_ips: &self.exclude_ips,
-            gateway: self.gateway.as_deref().filter(|text| !text.is_empty()),
+            gateway: self.gateway.as_deref(),
             routes: self.routes.as_deref().unwrap_or_default(),
         }
     }
@@ -146,7 +146,7 @@ impl SubnetSpec {
             subnet: &self.subnet,
             ips: &self.ips,
             exclude_ips: &self.exclude_ips,
-            gateway: self.gateway.as_deref().filter(|text| !text.is_empty()),
+            gateway: self.gateway.as_deref(),
             routes: self.routes.as_deref().unwrap_or_default(),
         }
     }

@@ -106,7 +106,7 @@ pub fn validate_subnet_update(
         return Err(Refusal::Invalid(errors));
     }
     let family = network::family(&view, enabled)?;
-    let net = network::subnet(&view, family)?;
+    let net = network::stored_subnet(&view, family)?;
     let errors = network::content(&view, net, family);
     if !errors.is_empty() {
         return Err(Refusal::Invalid(errors));
