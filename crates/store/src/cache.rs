@@ -153,7 +153,7 @@ fn interruption(error: watcher::Error) -> String {
         watcher::Error::InitialListFailed(source)
         | watcher::Error::WatchStartFailed(source)
         | watcher::Error::WatchFailed(source) => Failure::from(source).to_string(),
-        watcher::Error::WatchError(status) => status.message.clone(),
+        watcher::Error::WatchError(status) => Failure::from(kube::Error::Api(status)).to_string(),
         other => other.to_string(),
     }
 }

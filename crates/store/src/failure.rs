@@ -53,6 +53,10 @@ fn of_status(status: &Status) -> Failure {
             Failure::Refused(format!("{text} (are the custom resource definitions installed?)"))
         }
         (404, _) => Failure::NotFound,
+        // Of the API server's authorizer; admission says 403 as well.
+        (403, _) if text.contains("is forbidden: User ") => Failure::Refused(format!(
+            "{text} (a permission is missing: `helm upgrade` puts the roles of the chart right)"
+        )),
         (409, "AlreadyExists") => Failure::AlreadyExists,
         (409, _) => Failure::Conflict,
         (429 | 500..=599, _) => Failure::Unknown(format!("{text} ({})", status.code)),
@@ -101,6 +105,14 @@ mod tests {
     fn status(code: u16, reason: &str, name: &str) -> Status {
         let text = serde_json::json!({"code": code, "reason": reason, "message": "m", "details": {"name": name}});
         serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn a_missing_permission_is_told_with_its_remedy() {
+        let mut status = status(403, "Forbidden", "");
+        status.message = "pods is forbidden: User \"agent\" cannot list resource \"pods\"".into();
+        let Failure::Refused(text) = of_status(&status) else { panic!("403 is a refusal") };
+        assert!(text.starts_with(&status.message) && text.contains("helm upgrade"), "{text}");
     }
 
     #[test]
