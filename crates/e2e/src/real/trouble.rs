@@ -49,7 +49,8 @@ pub fn tell(product: &Product<'_>, report: &mut Report) {
     report.check("T4", "the webhook's certificate is deleted", certificate(product, None));
     report.check("T5", "the webhook's certificate is replaced by garbage", certificate(product, Some("bm90aGluZw==")));
     report.check("T6", "a role binding is missing: the agents say so, and go on once it is back", permission(product));
-    report.check("T7", "API, kernel, pods and pools agree", product.agreement());
+    report.check("T7", "a kind is missing: the agents say so, helm upgrade brings it, and they go on", kind(product));
+    report.check("T8", "API, kernel, pods and pools agree", product.agreement());
 }
 
 fn pool_deleted(product: &Product<'_>) -> Result<Verdict> {
@@ -63,7 +64,7 @@ fn pool_deleted(product: &Product<'_>) -> Result<Verdict> {
         let texts = events.iter().filter_map(|event| event["message"].as_str());
         Ok(texts.filter(|text| text.contains("small")).map(str::to_owned).next())
     })?;
-    ensure!(access.field("spiderippool/small", "{.metadata.deletionTimestamp}")? != "", "the pool is gone");
+    ensure!(!access.field("spiderippool/small", "{.metadata.deletionTimestamp}")?.is_empty(), "the pool is gone");
     ensure!(access.field("pod/late", "{.status.podIP}")?.is_empty(), "pod late has an address of a pool that goes");
     access.kubectl("delete pod holder late --wait")?;
     access.kubectl("wait spiderippool/small --for=delete --timeout=30s")?;
@@ -132,11 +133,29 @@ fn permission(product: &Product<'_>) -> Result<Verdict> {
     let said = access.until("the agent's words", Duration::from_secs(40), || {
         let agent = product.agent_on("worker")?;
         let log = access.kubectl(&format!("-n {NAMESPACE} logs {agent} -c spiderpool-agent --tail=200"))?;
-        Ok(log.lines().find(|line| line.contains("forbidden")).map(str::to_owned))
+        Ok(log.lines().find(|line| line.contains("is forbidden: User")).map(str::to_owned))
     });
     // Whatever it said: the cluster is to be whole again.
     access.apply(&manifest)?;
     let said = said?;
     product.roll_out("daemonset/spiderpool-agent")?;
-    Ok(Verdict::new(said.contains("cannot"), "what it may not, by name; then ready", said))
+    Ok(Verdict::new(said.contains("a permission is missing"), "what it may not, and what to do; then ready", said))
+}
+
+/// A kind without objects; the agents want to know reserved addresses before they give any out.
+fn kind(product: &Product<'_>) -> Result<Verdict> {
+    let access = product.access;
+    access.kubectl("delete crd spiderreservedips.spiderpool.spidernet.io --wait")?;
+    let old = product.agent_on("worker")?;
+    access.kubectl(&format!("-n {NAMESPACE} delete pod {old} --wait"))?;
+    let said = access.until("the agent's words", Duration::from_secs(40), || {
+        let agent = product.agent_on("worker")?;
+        let log = access.kubectl(&format!("-n {NAMESPACE} logs {agent} -c spiderpool-agent --tail=200"))?;
+        Ok(log.lines().find(|line| line.contains("reserved addresses")).map(str::to_owned))
+    });
+    // Whatever it said: the cluster is to be whole again.
+    product.upgrade(&product.chart(), &[])?;
+    product.rolled_out()?;
+    let said = said?;
+    Ok(Verdict::new(said.contains("custom resource definitions installed?"), "what is not there; then ready", said))
 }

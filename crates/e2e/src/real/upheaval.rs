@@ -108,7 +108,7 @@ fn without_api(product: &Product<'_>) -> Result<Verdict> {
         let pods = access.list("pods -l app=slow")?;
         Ok(pods.iter().all(|pod| !pod["metadata"]["deletionTimestamp"].is_null()).then_some(()))
     })?;
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(2));
     cluster.steer(None, Order::Kill, "kube-apiserver")?;
     std::thread::sleep(Duration::from_secs(30));
     let meanwhile = of_kernel(access)?.len();
