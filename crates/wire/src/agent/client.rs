@@ -5,11 +5,12 @@ use super::{
     AddArgs, AddResponse, BatchReleaseArgs, CoordinatorArgs, CoordinatorConfig, FrameworkError, Networks, NetworksArgs,
     ReleaseArgs, StatusArgs, WorkloadEndpoint, path,
 };
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use std::time::Duration;
 const HEALTH_LIMIT: Duration = Duration::from_secs(30);
 /// Longest wait for any other answer (upstream's value; its batch release has none).
 const CALL_LIMIT: Duration = Duration::from_secs(100);
+/// Pause while the agent's queue of connections is full.
+const QUEUE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Calls the agent behind one socket.
 #[derive(Clone, Debug)]
@@ -182,13 +185,8 @@ impl Client {
             source: Box::new(source),
         };
         let deadline = Deadline::after(self.limit.unwrap_or(call.limit));
-        let mut stream = match connect(&self.socket, &deadline) {
-            Ok(Some(connected)) => {
-                connected.map_err(|source| Error::Connect { socket: self.socket.clone(), source })?
-            }
-            Ok(None) => return Err(failed(deadline.late())),
-            Err(failure) => return Err(failed(failure)),
-        };
+        let connected = connect(&self.socket, &deadline).map_err(failed)?;
+        let mut stream = connected.map_err(|source| Error::Connect { socket: self.socket.clone(), source })?;
         let Answer { status, body } =
             http::exchange(&mut stream, call.method, call.target, body, &deadline).map_err(failed)?;
         if (200..300).contains(&status) {
@@ -198,14 +196,25 @@ impl Client {
     }
 }
 
-/// Connecting to a Unix socket blocks without limit once the listener's queue is full, and std cannot bound it: a thread waits instead.
-/// `None` when the time is over; the thread ends with the process.
-fn connect(socket: &Path, deadline: &Deadline) -> Result<Option<std::io::Result<UnixStream>>, Failure> {
-    let (done, connected) = mpsc::sync_channel(1);
-    let socket = socket.to_owned();
-    let attempt = move || drop(done.send(UnixStream::connect(socket)));
-    thread::Builder::new().name("connect".into()).stack_size(64 << 10).spawn(attempt).map_err(Failure::Io)?;
-    Ok(connected.recv_timeout(deadline.left()?).ok())
+/// Connecting to a Unix socket blocks without limit once the listener's queue is full, so it is asked without blocking, until the time is
+/// over. (A thread that waits instead costs every call more than the rest of it.)
+fn connect(socket: &Path, deadline: &Deadline) -> Result<io::Result<UnixStream>, Failure> {
+    loop {
+        match connect_now(socket) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(QUEUE_PAUSE.min(deadline.left()?)),
+            outcome => return Ok(outcome),
+        }
+    }
+}
+
+fn connect_now(path: &Path) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 fn encode(args: &impl Serialize) -> Vec<u8> {
@@ -328,6 +337,35 @@ mod tests {
         let started = Instant::now();
         let error = Client::new(scratch.socket()).within(Duration::from_millis(50)).healthy().unwrap_err();
         assert!(matches!(error, Error::Exchange { .. }) && started.elapsed() >= Duration::from_millis(50), "{error}");
+    }
+
+    #[test]
+    fn a_full_queue_is_waited_for_within_bounds() {
+        let scratch = Scratch::new("queue");
+        let address = SocketAddrUnix::new(scratch.socket()).unwrap();
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        rustix::net::listen(&socket, 0).unwrap();
+        let listener = UnixListener::from(socket);
+        let mut queued = Vec::new();
+        while let Ok(stream) = connect_now(&scratch.socket()) {
+            queued.push(stream);
+        }
+        assert!(!queued.is_empty());
+        let started = Instant::now();
+        let error = Client::new(scratch.socket()).within(Duration::from_millis(50)).healthy().unwrap_err();
+        assert!(matches!(error, Error::Exchange { .. }) && started.elapsed() >= Duration::from_millis(50), "{error}");
+        // Once the queue moves on it is served.
+        let waiting = thread::spawn({
+            let socket = scratch.socket();
+            move || Client::new(socket).within(Duration::from_secs(60)).healthy()
+        });
+        for _ in 0..=queued.len() {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"); // those that only fill it read nothing
+        }
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]
