@@ -112,9 +112,13 @@ impl World {
         command.arg("daemon").arg("--config-path").arg(config);
         command.env("KUBECONFIG", self.dir.path().join("kubeconfig"));
         command.env("SPIDERPOOL_POD_NAMESPACE", "kube-system").env("SPIDERPOOL_POD_NAME", "bench-controller");
-        for name in ["SPIDERPOOL_HEALTH_PORT", "SPIDERPOOL_METRIC_HTTP_PORT", "SPIDERPOOL_WEBHOOK_PORT"] {
+        for name in ["SPIDERPOOL_HEALTH_PORT", "SPIDERPOOL_METRIC_HTTP_PORT"] {
             command.env(name, free_port()?.to_string());
         }
+        // Its reconcilers wait until admission is in place; no chart has declared the webhooks here.
+        let webhooks = free_port()?;
+        command.env("SPIDERPOOL_WEBHOOK_PORT", webhooks.to_string());
+        command.arg("--webhook-url").arg(format!("https://127.0.0.1:{webhooks}"));
         let log = self.dir.path().join("controller.log");
         self.controller = Some(Process::start("spiderpool-controller", command, &log)?);
         Ok(())
