@@ -115,6 +115,8 @@ impl World {
         for name in ["SPIDERPOOL_HEALTH_PORT", "SPIDERPOOL_METRIC_HTTP_PORT"] {
             command.env(name, free_port()?.to_string());
         }
+        // Addresses in use are here without pods.
+        command.env("SPIDERPOOL_GC_IP_ENABLED", "false");
         // Its reconcilers wait until admission is in place; no chart has declared the webhooks here.
         let webhooks = free_port()?;
         command.env("SPIDERPOOL_WEBHOOK_PORT", webhooks.to_string());
