@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // tests
 
+#[path = "../world/mod.rs"]
 mod world;
 
 use k8s_api::{
