@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 struct Call {
-    url: Url,
+    urls: Vec<Url>,
     head: bool,
     include: bool,
     fail: bool,
     discard: bool,
     write_out: Option<String>,
+    /// For each URL.
     limit: Duration,
+    connect_limit: Duration,
+    /// Whether the first failure is the end.
+    fail_early: bool,
     headers: Vec<String>,
 }
 
@@ -35,7 +39,7 @@ struct Failure(u8, String);
 /// Does what curl would do with these arguments.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>();
-    match parse(&args).and_then(|call| fetch(&call, &mut std::io::stdout().lock())) {
+    match parse(&args).and_then(|call| fetch_all(&call, &mut std::io::stdout().lock())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(code, message)) => {
             eprintln!("curl: ({code}) {message}");
@@ -47,24 +51,24 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn parse(args: &[String]) -> Result<Call, Failure> {
     let usage = |what: String| Failure(2, what);
     let mut call = Call {
-        url: Url { host: String::new(), port: 80, path: String::new() },
+        urls: Vec::new(),
         head: false,
         include: false,
         fail: false,
         discard: false,
         write_out: None,
         limit: Duration::from_secs(120),
+        connect_limit: Duration::from_secs(120),
+        fail_early: false,
         headers: Vec::new(),
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().cloned().ok_or_else(|| usage(format!("option {arg}: requires a value")));
         match arg.as_str() {
-            "-m" | "--max-time" | "--connect-timeout" => {
-                let text = value()?;
-                let seconds: f64 = text.parse().map_err(|_| usage(format!("{arg} {text}: not a number")))?;
-                call.limit = Duration::try_from_secs_f64(seconds).map_err(|e| usage(format!("{arg} {text}: {e}")))?;
-            }
+            "-m" | "--max-time" => call.limit = seconds(arg, &value()?)?,
+            "--connect-timeout" => call.connect_limit = seconds(arg, &value()?)?,
+            "--fail-early" => call.fail_early = true,
             "-o" | "--output" => match value()?.as_str() {
                 "/dev/null" => call.discard = true,
                 other => return Err(usage(format!("{arg} {other}: only /dev/null"))),
@@ -86,11 +90,17 @@ fn parse(args: &[String]) -> Result<Call, Failure> {
                     }
                 }
             }
-            url if !url.starts_with('-') && call.url.host.is_empty() => call.url = parse_url(url)?,
+            url if !url.starts_with('-') => call.urls.push(parse_url(url)?),
             other => return Err(usage(format!("option {other}: is unknown"))),
         }
     }
-    if call.url.host.is_empty() { Err(usage("no URL specified".into())) } else { Ok(call) }
+    if call.urls.is_empty() { Err(usage("no URL specified".into())) } else { Ok(call) }
+}
+
+fn seconds(option: &str, text: &str) -> Result<Duration, Failure> {
+    let bad = |why: String| Failure(2, format!("option {option}: {text}: {why}"));
+    let seconds: f64 = text.parse().map_err(|_| bad("not a number".into()))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| bad(error.to_string()))
 }
 
 fn parse_url(text: &str) -> Result<Url, Failure> {
@@ -109,10 +119,22 @@ fn parse_url(text: &str) -> Result<Url, Failure> {
     if host.is_empty() { Err(bad()) } else { Ok(Url { host: host.to_owned(), port, path: path.to_owned() }) }
 }
 
-fn fetch(call: &Call, out: &mut impl Write) -> Result<(), Failure> {
+/// The exit code is that of the last URL, unless the first failure is the end.
+fn fetch_all(call: &Call, out: &mut impl Write) -> Result<(), Failure> {
+    let mut last = Ok(());
+    for url in &call.urls {
+        last = fetch(call, url, out);
+        if last.is_err() && call.fail_early {
+            break;
+        }
+    }
+    last
+}
+
+fn fetch(call: &Call, url: &Url, out: &mut impl Write) -> Result<(), Failure> {
     let deadline = Instant::now() + call.limit;
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let Url { host, port, path } = &call.url;
+    let Url { host, port, path } = url;
     let addresses: Vec<SocketAddr> = (host.as_str(), *port)
         .to_socket_addrs()
         .map_err(|_| Failure(6, format!("Could not resolve host: {host}")))?
@@ -120,7 +142,7 @@ fn fetch(call: &Call, out: &mut impl Write) -> Result<(), Failure> {
     let mut last = Failure(6, format!("Could not resolve host: {host}"));
     let mut stream = None;
     for address in addresses {
-        match TcpStream::connect_timeout(&address, left()) {
+        match TcpStream::connect_timeout(&address, left().min(call.connect_limit)) {
             Ok(open) => {
                 stream = Some(open);
                 break;
@@ -191,7 +213,7 @@ mod tests {
     fn call(words: &str) -> Result<String, Failure> {
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         let mut out = Vec::new();
-        fetch(&parse(&words)?, &mut out)?;
+        fetch_all(&parse(&words)?, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -204,6 +226,18 @@ mod tests {
         let head = call(&format!("-sI 127.0.0.1:{port}")).unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
         assert_eq!(call(&format!("-s -o /dev/null -w %{{http_code}} http://127.0.0.1:{port}")).unwrap(), "200");
+    }
+
+    #[test]
+    fn several_urls_are_fetched_one_after_the_other_until_one_fails() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || crate::app::serve(&listener, "pod-a".into()));
+        let both = call(&format!("-s 127.0.0.1:{port}/a 127.0.0.1:{port}/b")).unwrap();
+        assert!(both.contains("path: /a\n") && both.contains("path: /b\n"), "{both}");
+        let failing = format!("-s -m 5 -f --connect-timeout 1 127.0.0.1:1/a 127.0.0.1:{port}/b");
+        assert!(call(&failing).unwrap().contains("path: /b\n"));
+        assert_eq!(call(&format!("--fail-early {failing}")).unwrap_err().0, 7);
     }
 
     #[test]
