@@ -9,6 +9,8 @@
 //!                        └─ node "worker" ...
 //! ```
 //!
+//! With [`Network::Vpc`] the nodes are machines of the lab's public cloud ([`vpc`]) instead.
+//!
 //! # Guarantees
 //! * Nothing touches the machine's own network, and nothing is written outside [`dir`] but control groups: a node's root is an overlay in memory.
 //! * Whoever dies takes along what is below: a killed driver ends a cluster that was not handed over ([`Cluster::keep`]), a killed keeper
@@ -29,19 +31,24 @@ mod pki;
 mod root;
 mod state;
 mod supervisor;
+pub mod vpc;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
-pub use addresses::{API_SERVER, POD_CIDR, SECOND_NETWORK, SERVICE_CIDR};
+pub use addresses::{Network, SECOND_NETWORK};
 pub use state::{dir, names};
 
 use state::State;
+
+use crate::world::Exec;
 
 /// What a cluster is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +57,8 @@ pub struct Options {
     pub name: String,
     /// Names of its nodes; none: a control plane alone.
     pub nodes: Vec<String>,
+    /// What they are plugged into.
+    pub network: Network,
     /// Where the lab's programs are.
     pub bin_dir: PathBuf,
     /// Where Kubernetes, etcd, containerd, helm and Multus are, with the CNI plugins in `cni` below.
@@ -198,6 +207,29 @@ impl Cluster {
         format!("{own}:{own}/cni:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     }
 
+    /// The same as a place to run commands in.
+    pub fn place(&self) -> Exec {
+        Exec::of(&self.command::<&str>(&[]))
+    }
+
+    /// A node as a place to run commands in.
+    pub fn place_on(&self, node: &str) -> Result<Exec> {
+        Ok(Exec::of(&self.command_on::<&str>(node, &[])?))
+    }
+
+    /// Takes the calling thread, and those that it starts, into the control plane's network, where the API server can be reached.
+    pub fn enter_network(&self) -> Result<()> {
+        let path = format!("/proc/{}/ns/net", self.state.first_pid());
+        let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("cannot enter the cluster's network")
+    }
+
+    /// What is around the nodes when they are in the cloud.
+    pub fn cloud(&self) -> Result<vpc::Cloud> {
+        vpc::Cloud::of(&self.state)
+    }
+
     /// Imports image archives on every node.
     pub fn load(&self, archives: &[PathBuf]) -> Result<()> {
         for node in &self.state.options.nodes {
@@ -247,6 +279,13 @@ fn preflight(options: &Options) -> Result<()> {
     ensure!(options.nodes.len() <= 200, "{} nodes are more than the lab has addresses for", options.nodes.len());
     for node in &options.nodes {
         check_name(node).context("name of a node")?;
+    }
+    if options.network == Network::Vpc {
+        ensure!(
+            options.nodes == vpc::NODES,
+            "the cloud has the machines {}, all of them nodes",
+            vpc::NODES.join(" and ")
+        );
     }
     let mut files = vec![options.bin_dir.join("spiderpool-lab"), options.app.clone()];
     let mut programs = vec!["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"];

@@ -47,6 +47,9 @@ enum Command {
     /// A node of a real Kubernetes
     #[command(hide = true)]
     KubernetesNode(lab::kubernetes::node::Args),
+    /// Addresses, routes and rules of the cloud around a real Kubernetes
+    #[command(hide = true)]
+    KubernetesCloud(lab::kubernetes::vpc::Args),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::KubernetesKeeper(args) => lab::kubernetes::keeper::run(args),
         Command::KubernetesControlPlane(args) => lab::kubernetes::control_plane::run(args),
         Command::KubernetesNode(args) => lab::kubernetes::node::run(args),
+        Command::KubernetesCloud(args) => lab::kubernetes::vpc::configure(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use e2e::real::{self, Ground};
 use lab::kubernetes::control::Order;
-use lab::kubernetes::{self, Cluster, Options};
+use lab::kubernetes::{self, Cluster, Network, Options};
 
 #[derive(Parser)]
 #[command(name = "spiderpool-cluster", version, about = "A real Kubernetes whose nodes are namespaces of this machine")]
@@ -48,6 +48,9 @@ enum Command {
         /// How many nodes: master, worker, worker-2, ...; 0 for a control plane alone
         #[arg(long, default_value_t = 2)]
         nodes: usize,
+        /// What they are plugged into; `vpc` is the public cloud of the walk-through, whose pods have no network yet
+        #[arg(long, value_enum, default_value_t)]
+        network: Network,
         /// Image archives for every node
         #[arg(long = "image")]
         images: Vec<PathBuf>,
@@ -104,7 +107,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8> {
     let name = &cli.name;
     match cli.command {
-        Command::Up { nodes, images } => up(&cli.places.options(name, nodes, images)?)?,
+        Command::Up { nodes, network, images } => up(&Options { network, ..cli.places.options(name, nodes, images)? })?,
         Command::Test { kubeconfig, images } => return test(cli.places, kubeconfig, images),
         Command::Down => match Cluster::down(name)? {
             true => println!("cluster {name} is gone"),
@@ -134,6 +137,7 @@ impl Places {
         Ok(Options {
             name: name.to_owned(),
             nodes: kubernetes::node_names(nodes),
+            network: Network::default(),
             app: self.app.unwrap_or_else(|| self.bin_dir.join("spiderpool-lab")),
             bin_dir: self.bin_dir,
             kubernetes_dir: self.kubernetes_dir.context("--kubernetes-dir is missing")?,

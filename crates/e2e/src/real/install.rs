@@ -92,7 +92,8 @@ fn ranges(access: &Access) -> Result<Verdict> {
         let services = read("{.status.serviceCIDR[*]}")?;
         Ok((!pods.is_empty() && !services.is_empty()).then_some((pods, services)))
     })?;
-    let (expected_pods, expected_services) = (lab::kubernetes::POD_CIDR, lab::kubernetes::SERVICE_CIDR);
+    let network = access.cluster()?.options().network;
+    let (expected_pods, expected_services) = (network.pod_cidr(), network.service_cidr());
     Ok(Verdict::new(
         pods == expected_pods && services == expected_services,
         format!("{expected_pods}, {expected_services}"),

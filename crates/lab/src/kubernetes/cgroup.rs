@@ -33,6 +33,10 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
 /// Makes a group in every hierarchy.
 pub fn make(name: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
+        if hierarchy == Path::new(ROOT) {
+            // v2 alone: a group has the controllers that the root hands down; init systems do that, a bare kernel does not.
+            hand_down(&hierarchy)?;
+        }
         let dir = hierarchy.join(name);
         match fs::create_dir(&dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -49,13 +53,23 @@ pub fn make(name: &str) -> Result<()> {
                     .with_context(|| format!("cannot write {}", dir.join(file).display()))?;
             }
         }
-        if let Ok(controllers) = fs::read_to_string(dir.join("cgroup.controllers")) {
-            let all: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
-            fs::write(dir.join("cgroup.subtree_control"), all.join(" "))
-                .with_context(|| format!("cannot hand the controllers of {} down", dir.display()))?;
-        }
+        hand_down(&dir)?;
     }
     Ok(())
+}
+
+/// Gives the groups below a group of v2 its controllers.
+fn hand_down(dir: &Path) -> Result<()> {
+    let Ok(controllers) = fs::read_to_string(dir.join("cgroup.controllers")) else { return Ok(()) };
+    let now = fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+    let given: Vec<&str> = now.split_whitespace().collect();
+    let missing = controllers.split_whitespace().filter(|name| !given.contains(name));
+    let missing: Vec<String> = missing.map(|name| format!("+{name}")).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    fs::write(dir.join("cgroup.subtree_control"), missing.join(" "))
+        .with_context(|| format!("cannot hand the controllers of {} down", dir.display()))
 }
 
 /// Removes a group with all below it from every hierarchy; its last processes may take a moment to go.

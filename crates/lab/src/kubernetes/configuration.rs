@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::addresses::{CONTROL_PLANE, NODE_CIDR, POD_CIDR, SERVICE_CIDR, node as node_address, pods};
+use super::addresses::{Network, pods};
 use super::state::State;
 use super::supervisor::Program;
 
@@ -17,6 +17,7 @@ pub const NODE_FILES: &str = "/etc/kubernetes";
 pub fn storage_and_api(state: &State) -> [Program; 2] {
     let bin = &state.options.kubernetes_dir;
     let pki = state.dir().join("pki");
+    let network = state.options.network;
     let etcd = Program::new("etcd", bin.join("etcd")).args([
         "--data-dir=/run/etcd",
         // The disk is memory.
@@ -28,8 +29,8 @@ pub fn storage_and_api(state: &State) -> [Program; 2] {
         .args([
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
             "--secure-port=6443".into(),
-            format!("--bind-address={CONTROL_PLANE}"),
-            format!("--service-cluster-ip-range={SERVICE_CIDR}"),
+            format!("--bind-address={}", network.control_plane()),
+            format!("--service-cluster-ip-range={}", network.service_cidr()),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
             "--authorization-mode=Node,RBAC".into(),
             "--enable-admission-plugins=NodeRestriction".into(),
@@ -51,11 +52,13 @@ pub fn storage_and_api(state: &State) -> [Program; 2] {
 pub fn controllers(state: &State) -> [Program; 2] {
     let bin = &state.options.kubernetes_dir;
     let pki = state.dir().join("pki");
+    let network = state.options.network;
     let manager = Program::new("kube-controller-manager", bin.join("kube-controller-manager"))
         .args(["--leader-elect=false", "--use-service-account-credentials", "--bind-address=127.0.0.1"])
         // Several hundred pods in a test are not to wait for the default of 20 requests a second.
         .args(["--kube-api-qps=200", "--kube-api-burst=400", "--allocate-node-cidrs=false"])
-        .args([format!("--cluster-cidr={POD_CIDR}"), format!("--service-cluster-ip-range={SERVICE_CIDR}")])
+        .args([format!("--cluster-cidr={}", network.pod_cidr())])
+        .args([format!("--service-cluster-ip-range={}", network.service_cidr())])
         .path("--kubeconfig", &state.kubeconfig("controller-manager"))
         .path("--service-account-private-key-file", &pki.join("sa.key"))
         .path("--root-ca-file", &pki.join("ca.crt"));
@@ -66,12 +69,13 @@ pub fn controllers(state: &State) -> [Program; 2] {
 }
 
 /// What kubeadm leaves for others to read.
-pub fn kubeadm(version: &str) -> String {
+pub fn kubeadm(network: Network, version: &str) -> String {
+    let (control_plane, pods, services) = (network.control_plane(), network.pod_cidr(), network.service_cidr());
     format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: kubeadm-config\n  namespace: kube-system\ndata:\n  ClusterConfiguration: |\n    \
          apiVersion: kubeadm.k8s.io/v1beta4\n    kind: ClusterConfiguration\n    clusterName: kubernetes\n    \
-         controlPlaneEndpoint: {CONTROL_PLANE}:6443\n    kubernetesVersion: {version}\n    networking:\n      \
-         dnsDomain: cluster.local\n      podSubnet: {POD_CIDR}\n      serviceSubnet: {SERVICE_CIDR}\n"
+         controlPlaneEndpoint: {control_plane}:6443\n    kubernetesVersion: {version}\n    networking:\n      \
+         dnsDomain: cluster.local\n      podSubnet: {pods}\n      serviceSubnet: {services}\n"
     )
 }
 
@@ -87,7 +91,11 @@ pub fn node_programs(state: &State, name: &str, at: usize) -> [Program; 3] {
     let kubelet = Program::new("kubelet", bin.join("kubelet"))
         .path("--kubeconfig", &state.kubeconfig(&format!("kubelet-{name}")))
         .path("--config", &files.join("kubelet.yaml"))
-        .args([format!("--hostname-override={name}"), format!("--node-ip={}", node_address(at)), "--v=2".into()])
+        .args([
+            format!("--hostname-override={name}"),
+            format!("--node-ip={}", state.options.network.node(at)),
+            "--v=2".into(),
+        ])
         .env("PATH", &path);
     let proxy = Program::new("kube-proxy", bin.join("kube-proxy"))
         .path("--config", &files.join("kube-proxy.yaml"))
@@ -133,16 +141,19 @@ pub fn kubelet(cgroup: &str) -> String {
 
 /// `kube-proxy.yaml`.
 pub fn kube_proxy(state: &State, name: &str, mode: &str) -> String {
+    let network = state.options.network;
     format!(
-        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: {mode}\nclusterCIDR: {POD_CIDR}\n\
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: {mode}\nclusterCIDR: {}\n\
          hostnameOverride: {name}\nclientConnection: {{kubeconfig: {}}}\n\
-         conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}\nnodePortAddresses: [{NODE_CIDR}]\n",
-        state.kubeconfig("proxy").display()
+         conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}\nnodePortAddresses: [{}]\n",
+        network.pod_cidr(),
+        state.kubeconfig("proxy").display(),
+        network.node_cidr()
     )
 }
 
-/// The cluster's own network: a bridge on every node and routes between them.
-pub fn network(at: usize) -> String {
+/// The cluster's own network on bridges: one more on every node, and routes between them.
+pub fn cluster_network(at: usize) -> String {
     serde_json::json!({
         "cniVersion": "1.0.0",
         "name": "cluster",
@@ -158,7 +169,7 @@ pub fn network(at: usize) -> String {
 }
 
 /// `/etc/hosts` of a node.
-pub fn hosts(nodes: &[String]) -> String {
-    let lines = nodes.iter().enumerate().map(|(at, name)| format!("{} {name}\n", node_address(at)));
+pub fn hosts(network: Network, nodes: &[String]) -> String {
+    let lines = nodes.iter().enumerate().map(|(at, name)| format!("{} {name}\n", network.node(at)));
     format!("127.0.0.1 localhost\n::1 localhost\n{}", lines.collect::<String>())
 }

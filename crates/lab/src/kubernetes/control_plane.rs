@@ -13,15 +13,15 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_
 use rustix::process::{Signal, chdir, set_parent_process_death_signal};
 use serde_json::json;
 
-use super::addresses::{self, CONTROL_PLANE, SECOND_ROUTER, SERVICE_CIDR};
+use super::addresses::{self, Network, SECOND_ROUTER};
 use super::state::State;
 use super::supervisor::{Program, Supervisor};
-use super::{configuration, keeper};
+use super::{configuration, keeper, vpc};
 use crate::world::objects;
 use crate::{client, isolate, netns};
 
 /// Everything takes a few seconds; a machine that does other work at the same time may need longer.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Which cluster to be.
 #[derive(Debug, clap::Args)]
@@ -40,12 +40,33 @@ pub fn run(args: Args) -> Result<()> {
     isolate::own_mounts_and_name().context("cannot separate mounts and host name")?;
     rustix::system::sethostname(b"control-plane").context("cannot set the host name")?;
     mounts(&state)?;
-    network(&state)?;
+    match state.options.network {
+        Network::Bridges => bridges(&state)?,
+        Network::Vpc => vpc::make_namespaces(&state)?,
+    }
     let supervisor = Supervisor::start(&state.options.log_dir, "");
     supervisor.listen(&state.socket(None))?;
+    if state.options.network == Network::Vpc {
+        say("VPC: switch, gateways, balancer, metadata service, outside");
+        vpc::start(&state, &supervisor)?;
+    }
     for program in configuration::storage_and_api(&state) {
         supervisor.keep_running(program)?;
     }
+    // Natively everything starts at once; in the cloud, which is mostly in a guest, whatever waits for something takes time from it.
+    if state.options.network == Network::Bridges {
+        start_nodes(&state, &supervisor)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(bring_up(&state, &supervisor))?;
+    drop(runtime);
+    say(keeper::READY);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn start_nodes(state: &State, supervisor: &Supervisor) -> Result<()> {
     for node in &state.options.nodes {
         let program = Program::new(&format!("node-{node}"), state.options.bin_dir.join("spiderpool-lab")).args([
             "kubernetes-node",
@@ -56,13 +77,7 @@ pub fn run(args: Args) -> Result<()> {
         ]);
         supervisor.keep_running(program)?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(bring_up(&state, &supervisor))?;
-    drop(runtime);
-    say(keeper::READY);
-    loop {
-        std::thread::park();
-    }
+    Ok(())
 }
 
 /// A `/proc` of this process namespace, and a `/run` in memory with the cluster's directory in it.
@@ -86,12 +101,13 @@ fn mounts(state: &State) -> Result<()> {
 }
 
 /// Two switches, and routes to what is behind the nodes.
-fn network(state: &State) -> Result<()> {
+fn bridges(state: &State) -> Result<()> {
+    let network = state.options.network;
     let mut lines = vec![
         "link set lo up".to_owned(),
         "link add br0 type bridge".into(),
         "link add br1 type bridge".into(),
-        format!("addr add {CONTROL_PLANE}/24 dev br0"),
+        format!("addr add {}/24 dev br0", network.control_plane()),
         format!("addr add {SECOND_ROUTER} dev br1"),
         "link set br0 up".into(),
         "link set br1 up".into(),
@@ -100,10 +116,10 @@ fn network(state: &State) -> Result<()> {
     ];
     for at in 0..state.options.nodes.len() {
         // A switch without a cable has no carrier: the route waits for nothing else.
-        lines.push(format!("route add {} via {} dev br0 onlink", addresses::pods(at), addresses::node(at)));
+        lines.push(format!("route add {} via {} dev br0 onlink", addresses::pods(at), network.node(at)));
     }
     if !state.options.nodes.is_empty() {
-        lines.push(format!("route add {SERVICE_CIDR} via {} dev br0 onlink", addresses::node(0)));
+        lines.push(format!("route add {} via {} dev br0 onlink", network.service_cidr(), network.node(0)));
     }
     for line in lines {
         netns::run(Command::new("ip").args(line.split(' ')))?;
@@ -124,7 +140,11 @@ async fn bring_up(state: &State, supervisor: &Supervisor) -> Result<()> {
     for program in configuration::controllers(state) {
         supervisor.keep_running(program)?;
     }
-    for object in objects::of_text(&configuration::kubeadm(&version))? {
+    if state.options.network == Network::Vpc {
+        supervisor.keep_running(vpc::cloud_controller(state))?;
+        start_nodes(state, supervisor)?;
+    }
+    for object in objects::of_text(&configuration::kubeadm(state.options.network, &version))? {
         objects::apply(&client, &object).await?;
     }
     if let [first, ..] = state.options.nodes.as_slice() {
@@ -150,7 +170,7 @@ fn get(path: &str) -> http::Request<Vec<u8>> {
     request
 }
 
-/// Ready, with all images.
+/// Ready, with all images. In the VPC a node lacks nothing but a network for pods.
 async fn nodes_ready(state: &State, client: &Client) -> Result<(), String> {
     let nodes: Api<Node> = Api::all(client.clone());
     let nodes = nodes.list(&Default::default()).await.map_err(|error| error.to_string())?.items;
@@ -163,7 +183,11 @@ async fn nodes_ready(state: &State, client: &Client) -> Result<(), String> {
             .into_iter()
             .flatten();
         let ready: Vec<_> = conditions.filter(|condition| condition.type_ == "Ready").collect();
-        if !ready.iter().any(|condition| condition.status == "True") {
+        let has_no_network = |message: &Option<String>| {
+            state.options.network == Network::Vpc
+                && message.as_ref().is_some_and(|text| text.contains("cni plugin not initialized"))
+        };
+        if !ready.iter().any(|condition| condition.status == "True" || has_no_network(&condition.message)) {
             let why = ready.first().and_then(|condition| condition.message.clone()).unwrap_or("not registered".into());
             missing.push(format!("node {name}: {why}"));
         } else if !state.loaded_file(name).exists() {

@@ -5,13 +5,12 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::addresses::{self, CONTROL_PLANE};
+use super::addresses::{self, Network};
 use super::configuration::{self, CONTAINERD, NODE_FILES};
 use super::state::State;
 use super::supervisor::{Program, Supervisor};
@@ -49,17 +48,8 @@ pub fn run(args: Args) -> Result<()> {
 /// Cables, then the namespaces.
 fn outside(state: &State, name: &str) -> Result<()> {
     let netns = Netns::named(name);
-    netns.delete()?;
-    for (nic, bridge) in [("eth0", "br0"), ("eth1", "br1")] {
-        let port = port(state, name, nic)?;
-        // Of an earlier life; its peer may be going already.
-        let _ = Command::new("ip").args(["link", "del", &port]).stderr(Stdio::null()).status();
-        if nic == "eth0" {
-            Netns::create(name)?;
-        }
-        let line = format!("link add {port} type veth peer name {nic} netns {name}");
-        netns::run(Command::new("ip").args(line.split(' ')))?;
-        netns::run(Command::new("ip").args(format!("link set {port} up master {bridge}").split(' ')))?;
+    if state.options.network == Network::Bridges {
+        cables(state, name, &netns)?;
     }
     let file = fs::File::open(netns.path()).context("cannot open the node's network")?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).context("cannot enter it")?;
@@ -72,6 +62,23 @@ fn outside(state: &State, name: &str) -> Result<()> {
     // A node that is down cannot be entered.
     let _ = fs::remove_file(state.pid_file(name));
     anyhow::bail!("node {name} ended: {status}")
+}
+
+/// A new network namespace with its cables to the bridges.
+fn cables(state: &State, name: &str, netns: &Netns) -> Result<()> {
+    netns.delete()?;
+    for (nic, bridge) in [("eth0", "br0"), ("eth1", "br1")] {
+        let port = port(state, name, nic)?;
+        // Of an earlier life; its peer may be going already.
+        let _ = Command::new("ip").args(["link", "del", &port]).stderr(Stdio::null()).status();
+        if nic == "eth0" {
+            Netns::create(name)?;
+        }
+        let line = format!("link add {port} type veth peer name {nic} netns {name}");
+        netns::run(Command::new("ip").args(line.split(' ')))?;
+        netns::run(Command::new("ip").args(format!("link set {port} up master {bridge}").split(' ')))?;
+    }
+    Ok(())
 }
 
 /// A name for the bridge's end of a cable; the kernel allows 15 bytes.
@@ -87,14 +94,14 @@ fn inside(state: &State, name: &str, at: usize) -> Result<()> {
     let shared: Vec<PathBuf> =
         vec![state.dir(), options.kubernetes_dir.clone(), options.bin_dir.clone(), options.log_dir.clone()];
     root::enter(&Path::new(DISKS).join(name), &shared)?;
-    network(options.nodes.len(), at)?;
+    network(options.network, options.nodes.len(), at)?;
     files(state, name, at)?;
     let supervisor = Supervisor::start(&options.log_dir, &format!("{name}-"));
     supervisor.listen(&state.socket(Some(name)))?;
     let [containerd, kubelet, proxy] = configuration::node_programs(state, name, at);
     supervisor.keep_running(containerd)?;
     supervisor.keep_running(proxy)?;
-    until_there(Path::new(CONTAINERD), &supervisor)?;
+    supervisor.until_listening(Path::new(CONTAINERD))?;
     supervisor.keep_running(kubelet)?;
     load(state, &supervisor)?;
     fs::write(state.loaded_file(name), "").context("cannot say that the images are there")?;
@@ -103,15 +110,19 @@ fn inside(state: &State, name: &str, at: usize) -> Result<()> {
     }
 }
 
-fn network(nodes: usize, at: usize) -> Result<()> {
-    let mut lines = vec![
-        format!("addr add {}/24 dev eth0", addresses::node(at)),
-        "link set eth0 up".to_owned(),
-        "link set eth1 up".to_owned(),
-        format!("route add default via {CONTROL_PLANE}"),
-    ];
-    let others = (0..nodes).filter(|other| *other != at);
-    lines.extend(others.map(|other| format!("route add {} via {}", addresses::pods(other), addresses::node(other))));
+/// In the VPC the cloud has set the interfaces up before.
+fn network(network: Network, nodes: usize, at: usize) -> Result<()> {
+    let mut lines = Vec::new();
+    if network == Network::Bridges {
+        lines.extend([
+            format!("addr add {}/24 dev eth0", network.node(at)),
+            "link set eth0 up".to_owned(),
+            "link set eth1 up".to_owned(),
+            format!("route add default via {}", network.control_plane()),
+        ]);
+        let others = (0..nodes).filter(|other| *other != at);
+        lines.extend(others.map(|other| format!("route add {} via {}", addresses::pods(other), network.node(other))));
+    }
     for line in lines {
         netns::run(Command::new("ip").args(line.split(' ')))?;
     }
@@ -129,16 +140,19 @@ fn files(state: &State, name: &str, at: usize) -> Result<()> {
     let cgroup = cgroup::name(&state.options.name, name);
     let mode = if has_nftables() { "nftables" } else { "iptables" };
     let below = |file: &str| format!("{NODE_FILES}/{file}");
-    let texts = [
+    let network = state.options.network;
+    let mut texts = vec![
         (below("containerd.toml"), configuration::containerd()),
         (below("kubelet.yaml"), configuration::kubelet(&cgroup)),
         (below("kube-proxy.yaml"), configuration::kube_proxy(state, name, mode)),
-        ("/etc/cni/net.d/10-cluster.conflist".to_owned(), configuration::network(at)),
-        ("/etc/hosts".to_owned(), configuration::hosts(&state.options.nodes)),
+        ("/etc/hosts".to_owned(), configuration::hosts(network, &state.options.nodes)),
         ("/etc/hostname".to_owned(), format!("{name}\n")),
         // The machine's name servers cannot be reached from here.
         ("/etc/resolv.conf".to_owned(), String::new()),
     ];
+    if network == Network::Bridges {
+        texts.push(("/etc/cni/net.d/10-cluster.conflist".to_owned(), configuration::cluster_network(at)));
+    }
     for (path, text) in texts {
         let path = Path::new(&path);
         if path.is_symlink() {
@@ -164,15 +178,6 @@ fn has_nftables() -> bool {
     let nft =
         |words: &[&str]| Command::new("nft").args(words).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
     nft(&["add", "table", "ip", "lab-probe"]) && nft(&["delete", "table", "ip", "lab-probe"])
-}
-
-fn until_there(socket: &Path, supervisor: &Supervisor) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while std::os::unix::net::UnixStream::connect(socket).is_err() {
-        ensure!(Instant::now() < deadline, "{} is not there after 60 s\n{}", socket.display(), supervisor.fallen());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 /// Imports the images, one after the other.

@@ -12,7 +12,7 @@ use rcgen::{
     SanType,
 };
 
-use super::addresses::{API_SERVER, API_SERVICE, CONTROL_PLANE};
+use super::addresses::Network;
 
 /// Users with their groups: the components as kubeadm names them.
 const USERS: [(&str, &str, &str); 4] = [
@@ -23,7 +23,7 @@ const USERS: [(&str, &str, &str); 4] = [
 ];
 
 /// Writes everything below `dir`: `pki/` and `kubeconfig/`.
-pub fn write(dir: &Path, nodes: &[String]) -> Result<()> {
+pub fn write(dir: &Path, network: Network, nodes: &[String]) -> Result<()> {
     let pki = dir.join("pki");
     for sub in [&pki, &dir.join("kubeconfig")] {
         fs::create_dir_all(sub).with_context(|| format!("cannot make {}", sub.display()))?;
@@ -33,7 +33,7 @@ pub fn write(dir: &Path, nodes: &[String]) -> Result<()> {
     save(&pki.join("ca.crt"), &ca.self_signed(&ca_key).context("cannot make the authority")?.pem())?;
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate().context("cannot make a key")?;
-    let server = server()?.signed_by(&key, &issuer).context("cannot make the API server's certificate")?;
+    let server = server(network)?.signed_by(&key, &issuer).context("cannot make the API server's certificate")?;
     save(&pki.join("apiserver.crt"), &server.pem())?;
     save(&pki.join("apiserver.key"), &key.serialize_pem())?;
     // Signs the tokens of ServiceAccounts, and checks them.
@@ -44,7 +44,7 @@ pub fn write(dir: &Path, nodes: &[String]) -> Result<()> {
     let mut user = |file: &str, name: &str, groups: &str| -> Result<()> {
         let token = token()?;
         tokens.push_str(&format!("{token},{name},{file},\"{groups}\"\n"));
-        let text = kubeconfig(&pki.join("ca.crt"), &token);
+        let text = kubeconfig(&network.api_server(), &pki.join("ca.crt"), &token);
         save(&kubeconfig_file(dir, file), &text)
     };
     for (file, name, groups) in USERS {
@@ -61,9 +61,9 @@ pub fn kubeconfig_file(dir: &Path, user: &str) -> PathBuf {
     dir.join("kubeconfig").join(user)
 }
 
-fn kubeconfig(ca: &Path, token: &str) -> String {
+fn kubeconfig(server: &str, ca: &Path, token: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n    server: {API_SERVER}\n    certificate-authority: {}\n\
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n    server: {server}\n    certificate-authority: {}\n\
          contexts:\n- name: lab\n  context: {{cluster: lab, user: lab}}\ncurrent-context: lab\nusers:\n- name: lab\n  user: {{token: {token}}}\n",
         ca.display()
     )
@@ -78,7 +78,7 @@ fn authority() -> CertificateParams {
     params
 }
 
-fn server() -> Result<CertificateParams> {
+fn server(network: Network) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
@@ -87,7 +87,7 @@ fn server() -> Result<CertificateParams> {
     for name in names {
         params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(name).context("not a DNS name")?));
     }
-    for address in [CONTROL_PLANE, API_SERVICE] {
+    for address in [network.control_plane(), network.api_service()] {
         params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(address)));
     }
     Ok(params)

@@ -80,7 +80,7 @@ impl State {
             fs::create_dir_all(&sub).with_context(|| format!("cannot make {}", sub.display()))?;
         }
         state.save()?;
-        pki::write(&dir, &options.nodes)?;
+        pki::write(&dir, options.network, &options.nodes)?;
         fresh(&options.log_dir)?;
         images::write(&options.app, &dir.join("images"))?;
         if !options.images.is_empty() && options.kubernetes_dir.join("multus").is_file() {

@@ -1,14 +1,14 @@
 //! The first process of a process namespace: starts programs, starts those again that end by themselves, takes in orphans, obeys orders.
 
 use std::fs::File;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 
 use super::control::{self, Order};
@@ -112,6 +112,16 @@ impl Supervisor {
         let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
         let obeying = self.clone();
         thread::spawn(move || control::serve(&listener, move |order, name| obeying.obey(order, name)));
+        Ok(())
+    }
+
+    /// Waits until one of the programs listens on that socket.
+    pub fn until_listening(&self, socket: &Path) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while UnixStream::connect(socket).is_err() {
+            ensure!(Instant::now() < deadline, "{} is not there after 60 s\n{}", socket.display(), self.fallen());
+            thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 

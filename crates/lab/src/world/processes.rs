@@ -84,6 +84,16 @@ impl State {
 }
 
 impl Exec {
+    /// The place that a command goes to which ends where the words of others begin.
+    pub fn of(command: &Command) -> Self {
+        Self { program: command.get_program().into(), words: command.get_args().map(Into::into).collect() }
+    }
+
+    /// A place that is reached from this one by a command which ends where the words of others begin.
+    pub fn then<S: AsRef<str>>(&self, words: &[S]) -> Self {
+        Self::of(&self.command(words))
+    }
+
     /// The same place, under a host name of its own.
     pub(super) fn named(mut self, name: &str) -> Self {
         self.words.insert(1, "--hostname".into());
@@ -105,14 +115,14 @@ impl Exec {
         command
     }
 
-    /// Runs a command there, for at most half a minute.
+    /// Runs a command there, for at most a minute.
     pub fn run<S: AsRef<str>>(&self, words: &[S]) -> Result<Output> {
         let shown = words.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ");
         let mut command = self.command(words);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.with_context(|| format!("cannot run `{shown}`"))?;
         let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let status = loop {
             if let Some(status) = child.try_wait().with_context(|| format!("cannot wait for `{shown}`"))? {
                 break Some(status);
