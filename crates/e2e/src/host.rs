@@ -1,7 +1,6 @@
 //! Where the world is made: on this machine if its kernel has ipvlan, else in a guest; and how to get into one that was kept.
 
 use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,34 +10,14 @@ use lab::vm::{Forward, Vm};
 use lab::world::{self, Options, World};
 use lab::{shell, vm};
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::report::Report;
-use crate::story;
+use crate::{guest, story};
 
 /// Where the guest's shell server listens.
 const SHELL_PORT: u16 = 7000;
 /// Where the API server is reached in the guest.
 const API_PORT: u16 = 6443;
-/// What the guest's kernel needs beside what loads by itself.
-const MODULES: [&str; 16] = [
-    "ipvlan",
-    "macvlan",
-    "veth",
-    "tun",
-    "bridge",
-    "nf_tables",
-    "nft_chain_nat",
-    "nft_masq",
-    "nft_nat",
-    "nft_ct",
-    "nft_fib_inet",
-    "nft_numgen",
-    "nft_reject_inet",
-    "nf_conntrack_netlink",
-    "nf_nat",
-    "8021q",
-];
 /// No run takes longer.
 const LIMIT: Duration = Duration::from_secs(1200);
 
@@ -126,7 +105,7 @@ async fn here(places: &Places, args: &RunArgs) -> Result<bool> {
             world::default_api_listen()
         },
     };
-    on_signal(|| match World::found(&world::state_dir()) {
+    guest::on_signal(|| match World::found(&world::state_dir()) {
         Ok(Some(world)) => {
             world.down().map_or_else(|error| format!("{error:#}"), |()| "the world is cleared away".into())
         }
@@ -134,27 +113,6 @@ async fn here(places: &Places, args: &RunArgs) -> Result<bool> {
         Err(error) => format!("{error:#}"),
     })?;
     tell(&options, args, &places.repository, &places.scratch(), &places.cache_dir).await
-}
-
-/// On Ctrl-C, TERM or HUP: clears up, says what became of it, and ends this process. On a thread of its own, because the story blocks.
-fn on_signal(clear: impl FnOnce() -> String + Send + 'static) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-            let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = signals else {
-                return std::future::pending().await;
-            };
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-        });
-        eprintln!("interrupted: {}", clear());
-        std::process::exit(130);
-    });
-    Ok(())
 }
 
 async fn tell(options: &Options, args: &RunArgs, repository: &Path, scratch: &Path, cache: &Path) -> Result<bool> {
@@ -211,9 +169,9 @@ fn in_guest(places: &Places, args: &RunArgs) -> Result<bool> {
         cache: places.cache_dir.clone(),
         scratch: scratch.clone(),
         name: "lab".into(),
-        cpus: std::thread::available_parallelism().map_or(2, |count| count.get().clamp(1, 4) as u32),
+        cpus: guest::cpus(),
         memory: 3072,
-        modules: MODULES.to_vec(),
+        modules: guest::MODULES.to_vec(),
         forwards: vec![
             Forward { host: SocketAddr::from((Ipv4Addr::LOCALHOST, api)), guest: API_PORT },
             Forward { host: SocketAddr::from((Ipv4Addr::LOCALHOST, shell)), guest: SHELL_PORT },
@@ -223,24 +181,9 @@ fn in_guest(places: &Places, args: &RunArgs) -> Result<bool> {
     if !args.json {
         println!("This kernel has no ipvlan: the world is made in a virtual machine with Debian's kernel.");
     }
-    let json = args.json;
-    let mut guest = machine.boot(&mut |line| {
-        if !json {
-            println!("   {line}")
-        }
-    })?;
-    let pid = guest.pid;
-    on_signal(move || {
-        vm::kill(pid);
-        "the guest is gone".into()
-    })?;
-    let ended = guest.follow(LIMIT, |bytes| {
-        let mut out = std::io::stdout().lock();
-        // A reader that went away does not end the run.
-        let _ = out.write_all(bytes).and_then(|()| out.flush());
-    });
-    let ended = ended?;
+    let (mut guest, ended) = guest::run(&machine, LIMIT, args.json)?;
     if ended.stays {
+        let pid = guest.pid;
         let ticks = lab::kubelet::start_ticks(pid).context("the guest is gone")?;
         let kept = Kept { pid, ticks, shell: SocketAddr::from((Ipv4Addr::LOCALHOST, shell)) };
         fs::write(places.kept_file(), serde_json::to_vec(&kept)?)?;

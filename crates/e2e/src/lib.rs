@@ -3,6 +3,7 @@
 //! It uses nothing of the product but its API objects, and judges by `ip`, `ping`, `curl`, `nft`, `conntrack` and the cloud's counters.
 
 pub mod cluster;
+pub mod guest;
 pub mod host;
 pub mod real;
 pub mod report;

@@ -1,4 +1,6 @@
 //! The walk-through itself: what is applied, shown and checked, in order.
+//!
+//! Chapters that need no more than a [`Stage`] are told of a real Kubernetes as well ([`crate::real`]).
 
 mod balancer;
 mod controls;
@@ -12,8 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use kube::Client;
+use lab::control;
+use lab::vpc::config::Config;
 use lab::vpc::counters;
-use lab::world::World;
+use lab::world::{Exec, Output, World};
 use serde_json::json;
 
 use crate::cluster::{AppPod, Cluster};
@@ -28,8 +33,10 @@ pub struct Family {
     v4: bool,
 }
 
+/// The chapter of the balancers.
+pub const BALANCERS: &str = "Load balancers: provider ids from the metadata service, L4 and L7";
 /// IPv4.
-const V4: Family = Family { v4: true };
+pub const V4: Family = Family { v4: true };
 /// IPv6.
 const V6: Family = Family { v4: false };
 
@@ -48,9 +55,63 @@ impl Family {
     }
 }
 
+/// Where the story takes place: what it reaches beside the API.
+pub trait Stage {
+    /// A pod's inside.
+    fn inside(&self, pod: &AppPod) -> Result<Exec>;
+    /// A node.
+    fn on_node(&self, node: &str) -> Result<Exec>;
+    /// One of the cloud's namespaces.
+    fn in_cloud(&self, name: &str) -> Exec;
+    /// The switch's control API.
+    fn vpc(&self) -> control::Client;
+    /// The balancer's control API.
+    fn balancer(&self) -> control::Client;
+    /// The cloud as it was set up.
+    fn config(&self) -> &Config;
+    /// Where `kubectl` runs, if what it prints is to be shown; without it the server's tables are.
+    fn kubectl(&self) -> Option<Exec>;
+    /// The guide's script that tells the API a node's provider id, to be run on the node; without it the story does so itself.
+    fn provider_script(&self) -> Option<&str>;
+}
+
+impl Stage for World {
+    fn inside(&self, pod: &AppPod) -> Result<Exec> {
+        self.in_pod(&pod.node, &pod.uid)
+    }
+
+    fn on_node(&self, node: &str) -> Result<Exec> {
+        self.on_node(node)
+    }
+
+    fn in_cloud(&self, name: &str) -> Exec {
+        self.in_cloud(name)
+    }
+
+    fn vpc(&self) -> control::Client {
+        self.vpc()
+    }
+
+    fn balancer(&self) -> control::Client {
+        self.balancer()
+    }
+
+    fn config(&self) -> &Config {
+        self.config()
+    }
+
+    fn kubectl(&self) -> Option<Exec> {
+        None
+    }
+
+    fn provider_script(&self) -> Option<&str> {
+        None
+    }
+}
+
 /// Everything that the chapters share.
-pub struct Story<'a> {
-    world: &'a mut World,
+pub struct Story<'a, S = World> {
+    world: &'a mut S,
     cluster: Cluster,
     report: &'a mut Report,
     scenario: PathBuf,
@@ -60,10 +121,8 @@ pub struct Story<'a> {
 
 /// Tells the whole story. An error is what ends it early; failed checks do not.
 pub async fn tell(world: &mut World, report: &mut Report, repository: &Path, dual_stack: bool) -> Result<()> {
-    let cluster = Cluster { client: world.client().await? };
-    let before = world.vpc().get("/counters").context("the VPC does not tell its counters")?;
-    let scenario = repository.join("scenarios/alicloud");
-    let mut story = Story { world, cluster, report, scenario, apps: Vec::new(), before };
+    let client = world.client().await?;
+    let mut story = Story::begin(world, client, report, repository)?;
     story.set_up(dual_stack).await?;
     let families: &[Family] = if dual_stack { &[V4, V6] } else { &[V4] };
     for family in families {
@@ -74,7 +133,9 @@ pub async fn tell(world: &mut World, report: &mut Report, repository: &Path, dua
         story.no_drops(&[V4, V6]);
         return story.lifecycle().await;
     }
-    story.balancers().await?;
+    story.report.chapter(BALANCERS);
+    story.apply("50-loadbalancers.yaml").await?;
+    story.balancers().await;
     story.names().await?;
     story.no_drops(&[V4]);
     story.controls().await?;
@@ -82,7 +143,24 @@ pub async fn tell(world: &mut World, report: &mut Report, repository: &Path, dua
     story.faults().await
 }
 
-impl Story<'_> {
+impl<'a, S: Stage> Story<'a, S> {
+    /// Nothing is applied yet, or somebody else did.
+    pub fn begin(world: &'a mut S, client: Client, report: &'a mut Report, repository: &Path) -> Result<Self> {
+        let before = world.vpc().get("/counters").context("the VPC does not tell its counters")?;
+        let scenario = repository.join("scenarios/alicloud");
+        Ok(Self { world, cluster: Cluster { client }, report, scenario, apps: Vec::new(), before })
+    }
+
+    /// Where it is written down.
+    pub fn report(&mut self) -> &mut Report {
+        self.report
+    }
+
+    /// The stage.
+    pub fn stage(&self) -> &S {
+        self.world
+    }
+
     /// A file of the scenario.
     fn file(&self, name: &str) -> PathBuf {
         self.scenario.join(name)
@@ -97,7 +175,12 @@ impl Story<'_> {
 
     /// Shows what `kubectl get` prints.
     async fn show(&mut self, command: &str, path: &str, wide: bool) {
-        let output = self.cluster.table(path, wide).await.unwrap_or_else(|error| format!("{error:#}"));
+        let words: Vec<&str> = command.split(' ').collect();
+        let output = match self.world.kubectl() {
+            Some(place) => place.run(&words).and_then(Output::expect_success),
+            None => self.cluster.table(path, wide).await,
+        };
+        let output = output.unwrap_or_else(|error| format!("{error:#}"));
         self.report.shell(command, &output);
     }
 
@@ -106,7 +189,7 @@ impl Story<'_> {
     }
 
     /// The apps' pods again, after something changed them.
-    async fn refresh_apps(&mut self) -> Result<()> {
+    pub async fn refresh_apps(&mut self) -> Result<()> {
         self.apps = self.cluster.until_ready("app in (test-app-1,test-app-2)", 4, PATIENCE).await?;
         Ok(())
     }
@@ -120,7 +203,7 @@ impl Story<'_> {
     }
 
     /// Check 11, and the counters it is about.
-    fn no_drops(&mut self, families: &[Family]) {
+    pub fn no_drops(&mut self, families: &[Family]) {
         let outcome = self.counters().map(|now| {
             let dropped = now.unicast_drops - self.before.unicast_drops;
             let samples: Vec<String> = now

@@ -9,11 +9,11 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use lab::balancer::model::{Mode, View};
 use lab::gateway;
-use lab::world::{CLUSTER_DNS, NODES};
+use lab::world::{CLUSTER_DNS, NODES, World};
 use serde_json::json;
 
 use super::probes::{self, field};
-use super::{PATIENCE, Story};
+use super::{PATIENCE, Stage, Story};
 use crate::cluster::until;
 use crate::report::Verdict;
 
@@ -22,10 +22,9 @@ const BALANCED: usize = 6;
 /// What the cloud controller's complaints are called.
 const FAILED: &str = lab::cloud::FAILED;
 
-impl Story<'_> {
-    pub(super) async fn balancers(&mut self) -> Result<()> {
-        self.report.chapter("Load balancers: provider ids from the metadata service, L4 and L7");
-        self.apply("50-loadbalancers.yaml").await?;
+impl<S: Stage> Story<'_, S> {
+    /// What the Services of type LoadBalancer are checked for.
+    pub async fn balancers(&mut self) {
         let outcome = self.provider_ids().await;
         self.report.check("16", "metadata gives the provider id; the node is a backend once it has it", outcome);
         let outcome = self.external_addresses().await;
@@ -35,7 +34,6 @@ impl Story<'_> {
         self.report.check("9", "client -> L4 balancer, the pod sees the client", outcome);
         let outcome = self.layer_seven().await;
         self.report.check("10", "client -> L7 balancer", outcome);
-        Ok(())
     }
 
     async fn provider_ids(&mut self) -> Result<Verdict> {
@@ -55,17 +53,7 @@ impl Story<'_> {
                 !self.backends("default/tcp-service")?.contains(&backend),
                 "{node} is a backend before it has a providerID"
             );
-            let id = format!("{}.{}", self.metadata(node, "region-id")?, self.metadata(node, "instance-id")?);
-            let wanted = self.world.config().instance(node).context("no such machine")?.provider_id();
-            anyhow::ensure!(id == wanted, "metadata on {node} says {id}, the cloud knows {wanted}");
-            let patch = json!({"spec": {"providerID": id}});
-            self.cluster
-                .nodes()
-                .patch(node, &PatchParams::default(), &Patch::Merge(patch))
-                .await
-                .with_context(|| format!("cannot patch node {node}"))?;
-            self.report
-                .shell(&format!("kubectl patch node {node} -p '{{\"spec\":{{\"providerID\":\"{id}\"}}}}'"), "patched");
+            let id = self.tell_provider_id(node).await?;
             until(Duration::from_secs(20), &format!("the balancer to take {node} in"), async || {
                 Ok(self.backends("default/tcp-service")?.contains(&backend).then_some(()))
             })
@@ -73,6 +61,31 @@ impl Story<'_> {
             seen.push(format!("{node}: event \"{message}\", then backend {backend} with {id}"));
         }
         Ok(Verdict::new(true, "an event leaves each node out, the patched node is taken in", seen.join("; ")))
+    }
+
+    /// Gives the node the id that the metadata service tells, and returns it.
+    async fn tell_provider_id(&mut self, node: &str) -> Result<String> {
+        let wanted = self.world.config().instance(node).context("no such machine")?.provider_id();
+        if let Some(script) = self.world.provider_script().map(str::to_owned) {
+            let printed = self.world.on_node(node)?.run(&["sh", "-euc", &script])?.expect_success()?;
+            self.report.say(&format!("on {node}:"));
+            self.report.shell(&script.replace('\n', "\n   "), &printed);
+            let told = self.cluster.nodes().get(node).await.with_context(|| format!("cannot read node {node}"))?;
+            let id = told.spec.and_then(|spec| spec.provider_id).unwrap_or_default();
+            anyhow::ensure!(id == wanted, "node {node} got the provider id {id:?}, the cloud knows {wanted}");
+            return Ok(id);
+        }
+        let id = format!("{}.{}", self.metadata(node, "region-id")?, self.metadata(node, "instance-id")?);
+        anyhow::ensure!(id == wanted, "metadata on {node} says {id}, the cloud knows {wanted}");
+        let patch = json!({"spec": {"providerID": id}});
+        self.cluster
+            .nodes()
+            .patch(node, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .with_context(|| format!("cannot patch node {node}"))?;
+        self.report
+            .shell(&format!("kubectl patch node {node} -p '{{\"spec\":{{\"providerID\":\"{id}\"}}}}'"), "patched");
+        Ok(id)
     }
 
     /// A key of the metadata service, asked with `curl` on the node.
@@ -169,7 +182,9 @@ impl Story<'_> {
         );
         Ok(Verdict::new(good, format!("200, forwarded for {}", gateway::CLIENT[0]), seen))
     }
+}
 
+impl Story<'_, World> {
     /// In the dual-stack variant: the cloud refuses IPv6 backends and says so.
     pub(super) async fn ipv6_balancer(&mut self) -> Result<()> {
         self.report.chapter("A LoadBalancer Service of IPv6: refused by the cloud");

@@ -9,7 +9,7 @@ use kube::api::{Patch, PatchParams};
 use lab::vpc::api::Registration;
 use lab::vpc::counters::Reason;
 use lab::vpc::fabric::NicView;
-use lab::world::{Exec, Output};
+use lab::world::{Exec, Output, World};
 use serde_json::{Value, json};
 
 use super::probes::{self, last_line};
@@ -17,7 +17,7 @@ use super::{PATIENCE, Story};
 use crate::cluster::{AppPod, bare_pod, until};
 use crate::report::Verdict;
 
-impl Story<'_> {
+impl Story<'_, World> {
     pub(super) async fn controls(&mut self) -> Result<()> {
         self.report.chapter("Controls: what must fail, and why");
         let outcome = self.macvlan().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::vpc::api::Registration;
 use lab::vpc::fabric::NicView;
-use lab::world::Signal;
+use lab::world::{Signal, World};
 use serde_json::json;
 
 use super::{PATIENCE, Story};
@@ -17,7 +17,7 @@ use crate::report::Verdict;
 /// How many pods start at once.
 const BURST: usize = 20;
 
-impl Story<'_> {
+impl Story<'_, World> {
     pub(super) async fn faults(&mut self) -> Result<()> {
         self.report.chapter("An agent is killed in the middle of many starts");
         let outcome = self.killed_agent().await;

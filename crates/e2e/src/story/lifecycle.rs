@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab::world::NODES;
+use lab::world::{NODES, World};
 use serde_json::json;
 
 use super::{PATIENCE, Story};
 use crate::cluster::{AppPod, bare_pod, until};
 use crate::report::Verdict;
 
-impl Story<'_> {
+impl Story<'_, World> {
     pub(super) async fn lifecycle(&mut self) -> Result<()> {
         self.report.chapter("A pod goes: nothing stays");
         let outcome = self.leaves_nothing().await;

@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab::world::World;
 use serde_json::Value;
 
-use super::{Family, PATIENCE, Story, V4, V6};
+use super::{Family, PATIENCE, Stage, Story, V4, V6};
 use crate::cluster::until;
 use crate::report::Verdict;
 
 /// The product's API path, for tables.
 const API: &str = "apis/spiderpool.spidernet.io/v2beta1";
 
-impl Story<'_> {
+impl Story<'_, World> {
     pub(super) async fn set_up(&mut self, dual_stack: bool) -> Result<()> {
         self.report.chapter("Attachments: one ipvlan network per NIC");
         self.show("kubectl get nodes -o wide", "api/v1/nodes", true).await;
         self.apply("10-multus-configs.yaml").await?;
-        let outcome = self.attachments().await;
-        self.report.check("1", "SpiderMultusConfig -> NetworkAttachmentDefinition", outcome);
+        self.attachments().await;
 
         self.report.chapter("Pools: bound to node and NIC");
         self.apply("20-ippools.yaml").await?;
@@ -29,9 +29,28 @@ impl Story<'_> {
         self.report.chapter("Applications: two DaemonSets on different NICs, a ClusterIP");
         self.apply("30-apps.yaml").await?;
         self.apply(if dual_stack { "dual-stack/40-service.yaml" } else { "40-service.yaml" }).await?;
+        self.applications(if dual_stack { &[V4, V6] } else { &[V4] }).await
+    }
+
+    /// Waits for nothing but the pods; used where a chapter changed them.
+    pub(super) async fn apps_are_back(&mut self) -> Result<()> {
+        self.cluster.until_ready("app in (test-app-1,test-app-2)", 4, PATIENCE).await?;
+        self.refresh_apps().await
+    }
+}
+
+impl<S: Stage> Story<'_, S> {
+    /// What the attachments are checked for.
+    pub async fn attachments(&mut self) {
+        let outcome = self.chains().await;
+        self.report.check("1", "SpiderMultusConfig -> NetworkAttachmentDefinition", outcome);
+    }
+
+    /// What the applications are checked for, once their pods run.
+    pub async fn applications(&mut self, families: &[Family]) -> Result<()> {
         self.refresh_apps().await?;
         self.show("kubectl get pods -o wide", "api/v1/namespaces/default/pods", true).await;
-        for family in if dual_stack { &[V4, V6][..] } else { &[V4][..] } {
+        for family in families {
             let outcome = self.addresses(*family).await;
             self.report.check(&family.id("2"), &family.title("addresses out of the pool of node and NIC"), outcome);
         }
@@ -42,7 +61,7 @@ impl Story<'_> {
     }
 
     /// Both attachments with the plugins and keys that upstream writes.
-    async fn attachments(&self) -> Result<Verdict> {
+    async fn chains(&self) -> Result<Verdict> {
         let api = self.cluster.attachments("kube-system");
         let mut seen = BTreeMap::new();
         for name in ["ipvlan-eth0", "ipvlan-eth1"] {
@@ -80,7 +99,7 @@ impl Story<'_> {
                 Some((of, _)) => wrong.push(format!("{} has {address} of pool {of}, not of {pool}", pod.name)),
                 None => wrong.push(format!("{} has {address} without a SpiderIP", pod.name)),
             }
-            let shown = self.world.in_pod(&pod.node, &pod.uid)?.run(&["ip", "-br", "addr", "show", "dev", "eth0"])?;
+            let shown = self.world.inside(pod)?.run(&["ip", "addr", "show", "dev", "eth0"])?;
             if !shown.stdout.contains(&format!("{address}/")) {
                 wrong.push(format!("{}: `{}` shows {}", pod.name, shown.command, shown.stdout.trim()));
             }
@@ -108,12 +127,6 @@ impl Story<'_> {
             self.apps.iter().filter_map(|pod| Some(format!("{} {}", pod.name, pod.address(family.v4).ok()?))).collect();
         let seen = if wrong.is_empty() { format!("{}; {usage}", addresses.join(", ")) } else { wrong.join("; ") };
         Ok(Verdict::new(wrong.is_empty(), "4 pods with addresses of pool NODE-SUBNET, 4 pools with one in use", seen))
-    }
-
-    /// Waits for nothing but the pods; used where a chapter changed them.
-    pub(super) async fn apps_are_back(&mut self) -> Result<()> {
-        self.cluster.until_ready("app in (test-app-1,test-app-2)", 4, PATIENCE).await?;
-        self.refresh_apps().await
     }
 }
 

@@ -8,12 +8,13 @@ use lab::gateway;
 use lab::world::{Exec, NODES};
 
 use super::probes::{self, Found, Probe, all_answered, curl, field, ping};
-use super::{Family, Story};
+use super::{Family, Stage, Story};
 use crate::cluster::AppPod;
 use crate::report::Verdict;
 
-impl Story<'_> {
-    pub(super) async fn traffic(&mut self, family: Family) -> Result<()> {
+impl<S: Stage> Story<'_, S> {
+    /// The chapter.
+    pub async fn traffic(&mut self, family: Family) -> Result<()> {
         self.report.chapter(&format!("Traffic over {}", family.name()));
         let outcome = self.pod_to_own_node(family);
         self.report.check(&family.id("3"), &family.title("pod -> own node"), outcome);
@@ -40,7 +41,7 @@ impl Story<'_> {
     }
 
     pub(super) fn inside(&self, pod: &AppPod) -> Result<Exec> {
-        self.world.in_pod(&pod.node, &pod.uid)
+        self.world.inside(pod)
     }
 
     /// A node's address on its first NIC.

@@ -1,0 +1,73 @@
+//! A run in a virtual machine, where this kernel lacks what it takes.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+use lab::vm::{self, Ended, Guest, Vm};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What the guest's kernel needs beside what loads by itself.
+pub const MODULES: [&str; 16] = [
+    "ipvlan",
+    "macvlan",
+    "veth",
+    "tun",
+    "bridge",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_masq",
+    "nft_nat",
+    "nft_ct",
+    "nft_fib_inet",
+    "nft_numgen",
+    "nft_reject_inet",
+    "nf_conntrack_netlink",
+    "nf_nat",
+    "8021q",
+];
+/// As many processors as emulation makes use of.
+pub fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(2, |count| count.get().clamp(1, 4) as u32)
+}
+
+/// Boots the machine and passes on what its command prints, until that has ended. On a signal the guest goes with this process.
+pub fn run(machine: &Vm, limit: Duration, quiet: bool) -> Result<(Guest, Ended)> {
+    let mut guest = machine.boot(&mut |line| {
+        if !quiet {
+            println!("   {line}")
+        }
+    })?;
+    let pid = guest.pid;
+    on_signal(move || {
+        vm::kill(pid);
+        "the guest is gone".into()
+    })?;
+    let ended = guest.follow(limit, |bytes| {
+        let mut out = std::io::stdout().lock();
+        // A reader that went away does not end the run.
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    })?;
+    Ok((guest, ended))
+}
+
+/// On Ctrl-C, TERM or HUP: clears up, says what became of it, and ends this process. On a thread of its own, because the story blocks.
+pub fn on_signal(clear: impl FnOnce() -> String + Send + 'static) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+            let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = signals else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        eprintln!("interrupted: {}", clear());
+        std::process::exit(130);
+    });
+    Ok(())
+}
