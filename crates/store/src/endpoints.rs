@@ -51,8 +51,9 @@ impl Endpoints {
         Ok(page.items.into_iter().filter(is_of_node).collect())
     }
 
-    /// Makes the endpoint of a pod say `status`, whatever was there: created if absent, updated if it is this pod's, replaced if it is
-    /// left over from an earlier pod of the same name. `last` saves the reading when the object was written before.
+    /// Makes the endpoint of a pod say `status`, whatever was there: created if absent, updated if it is this pod's, taken over if it
+    /// is left over from an earlier pod of the same name, perhaps of another node: then nothing of that pod stays in it. `last` saves
+    /// the reading when the object was written before. Refused if the name has gone on to a later pod.
     pub async fn write(
         &self,
         namespace: &str,
@@ -77,38 +78,65 @@ impl Endpoints {
                     Ok(object) => return Ok(written(&object)),
                     Err(failure) => failure,
                 },
-                Failure::AlreadyExists | Failure::Conflict => match self.write_over(&api, name, &wanted).await {
-                    Ok(object) => return Ok(written(&object)),
-                    Err(failure) => failure,
-                },
+                Failure::AlreadyExists | Failure::Conflict => {
+                    match self.write_over(&api, namespace, name, &wanted).await {
+                        Ok(object) => return Ok(written(&object)),
+                        Err(failure) => failure,
+                    }
+                }
                 other => return Err(other),
             };
         }
         Err(failure)
     }
 
+    /// Writes an object that is there already. One that tells of an earlier pod is taken over as it is, by one update: an agent may
+    /// not delete what another node's left.
     async fn write_over(
         &self,
         api: &Api<SpiderEndpoint>,
+        namespace: &str,
         name: &str,
         wanted: &SpiderEndpoint,
     ) -> Result<SpiderEndpoint, Failure> {
         let Some(found) = optional(bounded(api.get(name)).await)? else { return Err(Failure::NotFound) };
-        if uid_of(&found) != uid_of(wanted) || found.metadata.deletion_timestamp.is_some() {
-            // An earlier pod's, or one that cannot live on: out of the way, then anew.
-            self.discard(api, found).await?;
-            return Err(Failure::NotFound);
-        }
         let identity = written(&found);
         let mut object = with_identity(wanted.clone(), &identity);
-        // Labels, annotations and finalizers of others stay.
-        let labels = object.metadata.labels.take();
-        object.metadata.labels = found.metadata.labels.clone();
-        object.metadata.labels.get_or_insert_default().extend(labels.into_iter().flatten());
-        object.metadata.annotations = found.metadata.annotations.clone();
-        let others = found.finalizers().iter().filter(|one| *one != FINALIZER).cloned();
-        object.finalizers_mut().extend(others);
-        replace(api, object).await
+        if uid_of(&found) == uid_of(wanted) {
+            // Labels and annotations of others stay.
+            let labels = object.metadata.labels.take();
+            object.metadata.labels = found.metadata.labels.clone();
+            object.metadata.labels.get_or_insert_default().extend(labels.into_iter().flatten());
+            object.metadata.annotations = found.metadata.annotations.clone();
+        } else {
+            self.must_be_current(namespace, name, wanted).await?;
+        }
+        let others: Vec<String> = found.finalizers().iter().filter(|one| *one != FINALIZER).cloned().collect();
+        if found.metadata.deletion_timestamp.is_none() {
+            object.finalizers_mut().extend(others);
+            return replace(api, object).await;
+        }
+        // It cannot live on: the update lets go of it, then anew.
+        let held = others.join(", ");
+        object.metadata.finalizers = Some(others);
+        replace(api, object).await?;
+        if held.is_empty() {
+            return Err(Failure::NotFound);
+        }
+        Err(Failure::Unknown(format!("an endpoint of this name is being deleted and held by the finalizers {held}")))
+    }
+
+    /// Whether the pod is the one that has the name now. Judged after the object was read: what the pod's successor writes later
+    /// changes the object's version.
+    async fn must_be_current(&self, namespace: &str, name: &str, wanted: &SpiderEndpoint) -> Result<(), Failure> {
+        let uid = uid_of(wanted).unwrap_or_default();
+        match crate::pods::read(&self.client, namespace, name).await? {
+            Some(pod) if pod.uid == uid => Ok(()),
+            Some(pod) => {
+                Err(Failure::Refused(format!("the name belongs to pod {} of node {:?} now", pod.uid, pod.node)))
+            }
+            None => Err(Failure::Refused(format!("pod {uid} is gone and the endpoint tells of another one"))),
+        }
     }
 
     /// Removes the endpoint if it tells the addresses of this pod UID. Absent, or another pod's: nothing to do. `last` saves the
@@ -121,39 +149,36 @@ impl Endpoints {
         last: Option<&Written>,
     ) -> Result<(), Failure> {
         let api = self.api(namespace);
-        if let Some(written) = last {
-            let mut object = SpiderEndpoint::new(namespace, name, SpiderEndpointStatus::default());
-            object.metadata.uid = Some(written.uid.clone());
-            return self.discard(&api, object).await;
-        }
+        let empty = || SpiderEndpoint::new(namespace, name, SpiderEndpointStatus::default());
+        let mut known = last.map(|written| with_identity(empty(), written));
         for _ in 0..TRIES {
-            match optional(bounded(api.get(name)).await)? {
-                Some(found) if uid_of(&found) == Some(pod_uid) => match self.discard(&api, found).await {
-                    Err(Failure::Conflict) => {} // judged anew
-                    outcome => return outcome,
+            let object = match known.take() {
+                Some(object) => object,
+                None => match optional(bounded(api.get(name)).await)? {
+                    Some(found) if uid_of(&found) == Some(pod_uid) => found,
+                    _ => return Ok(()),
                 },
-                _ => return Ok(()),
+            };
+            match self.discard(&api, object).await {
+                Err(Failure::Conflict) => {} // judged anew
+                outcome => return outcome,
             }
         }
         Err(Failure::Conflict)
     }
 
-    /// Deletes this very object and takes our finalizer off it.
+    /// Deletes this very object in this very version (what was changed since may tell another pod's addresses) and takes our
+    /// finalizer off it.
     async fn discard(&self, api: &Api<SpiderEndpoint>, object: SpiderEndpoint) -> Result<(), Failure> {
         let name = object.name_any();
         let mut left = Some(object);
-        if left.as_ref().is_some_and(|object| object.metadata.deletion_timestamp.is_none()) {
-            // The version too where it was read: what was changed since may tell another pod's addresses.
-            let metadata = left.as_ref().map(|object| &object.metadata);
-            let uid = metadata.and_then(|metadata| metadata.uid.clone());
-            let resource_version = metadata.and_then(|metadata| metadata.resource_version.clone());
-            let read = resource_version.is_some();
-            let preconditions = Some(Preconditions { uid, resource_version });
+        if let Some(object) = left.take_if(|object| object.metadata.deletion_timestamp.is_none()) {
+            let Written { uid, version } = written(&object);
+            let preconditions = Some(Preconditions { uid: Some(uid), resource_version: Some(version) });
             let params = DeleteParams { preconditions, ..DeleteParams::default() };
             left = match bounded(api.delete(&name, &params)).await {
                 Ok(answer) => answer.left(),
-                Err(Failure::Conflict) if read => return Err(Failure::Conflict),
-                Err(Failure::NotFound | Failure::Conflict) => None, // it is gone, or another object has its name
+                Err(Failure::NotFound) => None,
                 Err(failure) => return Err(failure),
             };
         }

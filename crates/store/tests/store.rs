@@ -113,7 +113,7 @@ fn status(uid: &str, address: &str) -> SpiderEndpointStatus {
 }
 
 #[tokio::test]
-async fn an_endpoint_is_created_updated_and_replaced() {
+async fn an_endpoint_is_created_updated_and_removed() {
     let client = cluster().await;
     let endpoints = Endpoints::new(client.clone());
     let api: Api<SpiderEndpoint> = Api::namespaced(client, "default");
@@ -131,15 +131,79 @@ async fn an_endpoint_is_created_updated_and_replaced() {
     let free = Patch::Merge(json!({"metadata": {"finalizers": [FINALIZER]}}));
     api.patch("web", &PatchParams::default(), &free).await.unwrap();
 
-    // The next pod of the name.
-    endpoints.write("default", "web", false, &status("u2", "10.0.0.3/24"), None).await.unwrap();
-    assert_eq!(api.get("web").await.unwrap().status, Some(status("u2", "10.0.0.3/24")));
-    // The end of the first pod does not touch it.
+    endpoints.remove("default", "web", "u0", None).await.unwrap();
+    assert!(api.get_opt("web").await.unwrap().is_some(), "it is another pod's");
     endpoints.remove("default", "web", "u1", None).await.unwrap();
-    assert!(api.get_opt("web").await.unwrap().is_some());
-    endpoints.remove("default", "web", "u2", None).await.unwrap();
     assert!(api.get_opt("web").await.unwrap().is_none());
-    endpoints.remove("default", "web", "u2", None).await.unwrap();
+    endpoints.remove("default", "web", "u1", None).await.unwrap();
+}
+
+/// A pod `web` on this node; returns what its endpoint shall tell.
+async fn next_pod(client: &Client, node: &str, address: &str) -> SpiderEndpointStatus {
+    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client.clone(), "default");
+    let pod =
+        json!({"metadata": {"name": "web"}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}});
+    let made = pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    let mut status = status(&made.uid().unwrap(), address);
+    status.current.node = node.to_owned();
+    status
+}
+
+#[tokio::test]
+async fn the_next_pod_of_a_name_takes_the_endpoint_over_and_nothing_of_the_former_one_stays() {
+    let client = cluster().await;
+    let endpoints = Endpoints::new(client.clone());
+    let api: Api<SpiderEndpoint> = Api::namespaced(client.clone(), "default");
+    let first = endpoints.write("default", "web", false, &status("u1", "10.0.0.1/24"), None).await.unwrap();
+    let marks = json!({"metadata": {"labels": {"x": "y"}, "annotations": {"x": "y"}, "finalizers": [FINALIZER, "example.com/keep"]}});
+    api.patch("web", &PatchParams::default(), &Patch::Merge(marks)).await.unwrap();
+
+    let next = next_pod(&client, "b", "10.0.0.3/24").await;
+    let second = endpoints.write("default", "web", true, &next, None).await.unwrap();
+    let found = api.get("web").await.unwrap();
+    assert_eq!((&first.uid, found.uid().as_ref()), (&second.uid, Some(&second.uid)), "by an update");
+    assert_eq!(found.status.as_ref(), Some(&next));
+    assert_eq!(found.labels(), &[("ipam.spidernet.io/node".to_owned(), "b".to_owned())].into());
+    assert!(found.annotations().is_empty(), "{:?}", found.annotations());
+    let owners: Vec<&str> = found.owner_references().iter().map(|owner| owner.uid.as_str()).collect();
+    assert_eq!(owners, [&next.current.uid]);
+    assert_eq!(found.finalizers(), [FINALIZER, "example.com/keep"], "who guards it is asked when it goes");
+
+    // The former pod's agent is late with everything.
+    let late = endpoints.write("default", "web", true, &status("u1", "10.0.0.2/24"), Some(&first)).await;
+    assert!(matches!(&late, Err(Failure::Refused(text)) if text.contains("the name belongs to pod")), "{late:?}");
+    endpoints.remove("default", "web", "u1", Some(&first)).await.unwrap();
+    endpoints.remove("default", "web", "u1", None).await.unwrap();
+    assert_eq!(api.get("web").await.unwrap(), found);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_being_deleted_is_let_go_and_made_anew() {
+    let client = cluster().await;
+    let endpoints = Endpoints::new(client.clone());
+    let api: Api<SpiderEndpoint> = Api::namespaced(client.clone(), "default");
+    let first = endpoints.write("default", "web", false, &status("u1", "10.0.0.1/24"), None).await.unwrap();
+    api.delete("web", &kube::api::DeleteParams::default()).await.unwrap();
+    let next = next_pod(&client, "b", "10.0.0.3/24").await;
+    let second = endpoints.write("default", "web", false, &next, None).await.unwrap();
+    assert_ne!(first.uid, second.uid);
+    let found = api.get("web").await.unwrap();
+    assert_eq!((found.status.as_ref(), found.metadata.deletion_timestamp), (Some(&next), None));
+
+    // Held by somebody else it tells the truth until it can go.
+    let hold = Patch::Merge(json!({"metadata": {"finalizers": [FINALIZER, "example.com/keep"]}}));
+    api.patch("web", &PatchParams::default(), &hold).await.unwrap();
+    api.delete("web", &kube::api::DeleteParams::default()).await.unwrap();
+    let mut changed = next.clone();
+    changed.current.ips[0].ipv4 = Some("10.0.0.4/24".into());
+    let failure = endpoints.write("default", "web", false, &changed, Some(&second)).await.unwrap_err();
+    assert!(failure.is_unknown() && failure.to_string().ends_with("example.com/keep"), "{failure}");
+    let held = api.get("web").await.unwrap();
+    assert_eq!((held.status.as_ref(), held.finalizers()), (Some(&changed), &["example.com/keep".to_owned()][..]));
+    let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    api.patch("web", &PatchParams::default(), &free).await.unwrap();
+    let third = endpoints.write("default", "web", false, &changed, Some(&second)).await.unwrap();
+    assert_ne!(second.uid, third.uid);
 }
 
 #[tokio::test]

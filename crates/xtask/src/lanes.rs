@@ -8,7 +8,7 @@
 //! | `netns` | tests marked `#[ignore = "netns"]`, in namespaces of their own | root |
 //! | `images` | the container images, built and tried with the tools that take them | root; for the import: containerd and runc |
 //! | `walkthrough` | the reference run on a real kernel, IPv4 and dual stack | root; ipvlan or QEMU |
-//! | `contract` | the suite of the embedded API server against a real kube-apiserver | root; Go, or Kubernetes in the cache |
+//! | `contract` | the suite of the embedded API server against a real kube-apiserver; what the chart's roles and policies permit there | root; Go, or Kubernetes in the cache |
 //! | `cluster` | a real Kubernetes whose nodes are namespaces of this machine | root; Go, or Kubernetes in the cache |
 //!
 //! A lane that cannot run is counted as skipped, with the reason; it never counts as passed.
@@ -115,8 +115,8 @@ fn netns() -> Result<Vec<Check>> {
         else {
             continue;
         };
-        // The chart's tests need Helm and no namespace: they are a lane of their own.
-        if !profile.test || target.name == "chart" || ignored(&program)? == 0 {
+        // The chart's tests need Helm and no namespace, others a real API server: they are in lanes of their own.
+        if !profile.test || ["chart", "own_node"].contains(&target.name.as_str()) || ignored(&program)? == 0 {
             continue;
         }
         println!("--> {} (netns)", target.name);
