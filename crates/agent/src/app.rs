@@ -173,7 +173,6 @@ async fn serve(
     background.spawn(recover::at_start(recovering));
     background.spawn(notes::work_off(noting));
     background.spawn(recover::watch_over(watching));
-    background.spawn(recover::doubt(agent.clone()));
     background.spawn(upstream::follow(agent.clone()));
     drop(started);
     tracing::info!(socket = %agent.settings.socket.display(), node = %agent.settings.node, "serving");

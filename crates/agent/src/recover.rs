@@ -4,7 +4,7 @@
 //! |---|---|
 //! | claims whose ADD was never answered | the repeated ADD finds them; if the pod goes instead, its end frees them |
 //! | claims of pods that are gone | [`at_start`], [`watch_over`] |
-//! | creates that land after they were given up | [`doubt`] |
+//! | creates that land after they were given up | [`at_start`], afterwards for as long as the process lives |
 //! | endpoints that were not written | [`at_start`] |
 //! | endpoints of pods that have nothing any more | [`at_start`] |
 
@@ -30,10 +30,18 @@ const NO_DEL: Duration = Duration::from_secs(600);
 const LANDED: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Makes good what the previous process left. Called once the caches are synced.
+/// Makes good what the previous process left, then looks for creates that landed late. Called once the caches are synced.
+///
+/// First of all it is known of every pod with claims whether it lives: what somebody else frees of one that does not is not claimed
+/// again.
 pub async fn at_start(agent: Arc<Agent>) {
     let pods = agent.books.pods();
     stream::iter(&pods).for_each_concurrent(PARALLEL, |pod| settle(&agent, pod)).await;
+    tokio::join!(orphans(&agent), doubt(&agent));
+}
+
+/// Removes the endpoints of this node's pods that are gone.
+async fn orphans(agent: &Agent) {
     let orphans = loop {
         match Endpoints::new(agent.client.clone()).of_node(&agent.settings.node).await {
             Ok(endpoints) => break endpoints,
@@ -48,7 +56,7 @@ pub async fn at_start(agent: Arc<Agent>) {
         let (namespace, name) =
             (endpoint.metadata.namespace.unwrap_or_default(), endpoint.metadata.name.unwrap_or_default());
         let uid = endpoint.status.unwrap_or_default().current.uid;
-        if agent.books.of_pod(&uid).is_empty() && is_gone(&agent, &namespace, &name, &uid).await {
+        if agent.books.of_pod(&uid).is_empty() && is_gone(agent, &namespace, &name, &uid).await {
             tracing::info!(endpoint = %format_args!("{namespace}/{name}"), "endpoint of a pod that is gone is removed");
             agent.endpoints.remove(&namespace, &name, &uid);
         }
@@ -59,8 +67,11 @@ pub async fn at_start(agent: Arc<Agent>) {
 async fn settle(agent: &Agent, pod: &PodKey) {
     loop {
         match found(agent, pod).await {
-            Ok(Some(alive)) => {
-                if let Some(record) = record(agent, &alive).await {
+            Ok(Some(found)) => {
+                if !found.is_alive() {
+                    agent.books.pod_gone(&pod.uid, false);
+                }
+                if let Some(record) = record(agent, &found).await {
                     agent.endpoints.put(record);
                 }
                 return;
@@ -135,7 +146,7 @@ pub async fn watch_over(agent: Arc<Agent>) {
 
 /// Lists the claims of the node again when a create may have landed after the books were opened or after it was given up: one of
 /// the previous process, or one of unknown outcome. Not oftener, because such a list is dear on a big cluster.
-pub async fn doubt(agent: Arc<Agent>) {
+async fn doubt(agent: &Agent) {
     loop {
         tokio::time::sleep(LANDED).await;
         agent.books.reconcile();
