@@ -55,6 +55,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages, and a few small objects in each keep all of it resident: a third of the process. A kernel without
+    // them has nothing to switch off.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let outcome = match Arguments::parse().command {
         Command::Daemon { config_path } => run(&config_path),
         Command::Install(args) => install_plugins(&args),

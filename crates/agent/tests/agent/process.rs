@@ -78,6 +78,9 @@ async fn two_programs_on_one_host_survive_kill_and_end_on_sigterm() {
     let _api = serve(&world).await;
     let dir = world.dir.path();
     let mut programs = vec![start(dir, "node-a").await, start(dir, "node-b").await];
+    let status = std::fs::read_to_string(format!("/proc/{}/status", programs[0].child.id())).unwrap();
+    let huge = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"));
+    assert!(huge.is_none_or(|enabled| enabled.trim() == "0"), "huge pages would keep twice the memory resident");
     let mut pods = Vec::new();
     for n in 0..20 {
         let node = if n % 2 == 0 { "node-a" } else { "node-b" };
