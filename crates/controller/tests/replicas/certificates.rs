@@ -194,3 +194,95 @@ async fn files_are_followed_and_an_expired_certificate_is_recovered_from() {
     assert_eq!(secrets(&client).get_opt(SECRET).await.unwrap(), None, "none of our own beside the operator's");
     replica.end().await;
 }
+
+/// What cert-manager's CA injector does, which reads the Secret that the files are mounted from.
+async fn inject(client: &Client, ca: &str) {
+    let ca = ByteString(ca.as_bytes().to_vec());
+    let mutating = Api::<MutatingWebhookConfiguration>::all(client.clone());
+    let mut found = mutating.get("spiderpool-controller").await.unwrap();
+    found.webhooks.iter_mut().flatten().for_each(|webhook| webhook.client_config.ca_bundle = Some(ca.clone()));
+    mutating.replace("spiderpool-controller", &PostParams::default(), &found).await.unwrap();
+    let validating = Api::<ValidatingWebhookConfiguration>::all(client.clone());
+    let mut found = validating.get("spiderpool-controller").await.unwrap();
+    found.webhooks.iter_mut().flatten().for_each(|webhook| webhook.client_config.ca_bundle = Some(ca.clone()));
+    validating.replace("spiderpool-controller", &PostParams::default(), &found).await.unwrap();
+}
+
+/// The files of a mounted Secret as the kubelet exchanges them: a new folder, and one rename.
+fn mount(dir: &std::path::Path, version: &str, material: &controller::certificates::authority::Material) {
+    let data = dir.join(version);
+    std::fs::create_dir(&data).unwrap();
+    for (name, text) in [("ca.crt", &material.ca), ("tls.crt", &material.cert), ("tls.key", &material.key)] {
+        std::fs::write(data.join(name), text).unwrap();
+        let link = dir.join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(std::path::Path::new("..data").join(name), link).unwrap();
+        }
+    }
+    std::os::unix::fs::symlink(version, dir.join("..new")).unwrap();
+    std::fs::rename(dir.join("..new"), dir.join("..data")).unwrap();
+}
+
+/// `spiderpoolController.tls.method: certmanager`.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_cert_manager_no_ca_is_made_or_written_and_a_renewed_certificate_is_shown_without_a_restart() {
+    use controller::certificates::authority::{Plan, Policy, plan};
+    let (client, _server) = api_server().await;
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["127.0.0.1", "spiderpool-controller.kube-system.svc"].map(str::to_owned).to_vec();
+    let day = Duration::from_secs(86_400);
+    let policy = Policy { names, ca_validity: 10 * day, leaf_validity: day, settle: Duration::ZERO };
+    let make = |known: Option<&controller::certificates::authority::Material>, now: i64| {
+        let Plan::Write(material, _) = plan(&policy, known, now, false).unwrap() else { panic!("nothing made") };
+        material
+    };
+    let now = controller::certificates::x509::now();
+    let first = make(None, now - 20 * 3600);
+    mount(dir.path(), "v1", &first);
+    let env = [("SPIDERPOOL_WEBHOOK_CA_INJECTED", "true")];
+    let replica = Replica::start(&client, "a", None, BOTH, &env, |settings| {
+        settings.flags.tls_server_cert = Some(dir.path().join("tls.crt"));
+        settings.flags.tls_server_key = Some(dir.path().join("tls.key"));
+    })
+    .await;
+    // Its certificate is shown; who is trusted is not its to say, although the CA lies beside the certificate.
+    let leaf = eventually("the certificate of the files is shown", || async {
+        handshake(replica.webhook, &first.ca).await.ok()
+    })
+    .await;
+    eventually("it says what it waits for", || async {
+        let reason = replica.readiness.check().err()?;
+        reason.contains("the webhook server to answer under a trusted certificate").then_some(())
+    })
+    .await;
+    assert!(bundles(&client).await.iter().all(String::is_empty));
+    inject(&client, &first.ca).await;
+    replica.ready().await;
+    eventually("the webhook is called", || async { refused(&client).await.ok() }).await;
+
+    // Renewed under the same authority: the files are read again.
+    let renewed = make(Some(&first), now);
+    mount(dir.path(), "v2", &renewed);
+    let shown = eventually("the renewed certificate is shown", || async {
+        let shown = handshake(replica.webhook, &first.ca).await.ok()?;
+        (shown != leaf).then_some(shown)
+    })
+    .await;
+    let pem = CertificateDer::from_pem_slice(renewed.cert.as_bytes()).unwrap();
+    assert_eq!(shown, pem.to_vec());
+    assert_eq!(replica.readiness.check(), Ok(()));
+
+    // Under another one: its injector says so, and what it says stays.
+    let other = make(None, now);
+    mount(dir.path(), "v3", &other);
+    inject(&client, &other.ca).await;
+    eventually("the certificate of the other authority is shown", || async {
+        handshake(replica.webhook, &other.ca).await.ok()
+    })
+    .await;
+    eventually("the webhook is called", || async { refused(&client).await.ok() }).await;
+    replica.ready().await;
+    assert!(bundles(&client).await.iter().all(|bundle| *bundle == other.ca), "what was injected stays");
+    assert_eq!(secrets(&client).get_opt(SECRET).await.unwrap(), None, "none of our own");
+    replica.end().await;
+}

@@ -9,6 +9,7 @@ mod absence;
 mod certificates;
 mod election;
 mod fencing;
+mod health;
 mod trouble;
 mod views;
 
