@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::resource::custom_resource;
+use crate::{resource::custom_resource, schema};
 
 custom_resource! {
     /// SpiderIPPool is a set of addresses of one subnet that pods may be given.
@@ -20,10 +20,11 @@ custom_resource! {
 pub struct SpiderIPPoolSpec {
     /// Address family, 4 or 6; filled from subnet, immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("enum" = [4, 6]))]
+    #[schemars(extend("enum" = [4, 6], "x-kubernetes-validations" = schema::immutable()))]
     pub ip_version: Option<i64>,
     /// Subnet in canonical CIDR form; immutable. Its mask is the prefix length that pods get.
     #[serde(default)]
+    #[schemars(extend("x-kubernetes-validations" = schema::immutable_text()))]
     pub subnet: String,
     /// Allocatable addresses: "A" or "A-B" each, inside subnet.
     #[serde(default, rename = "ips", skip_serializing_if = "Vec::is_empty")]

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::resource::custom_resource;
+use crate::{resource::custom_resource, schema};
 
 custom_resource! {
     /// SpiderReservedIP is a set of addresses that no pool hands out.
@@ -17,7 +17,7 @@ custom_resource! {
 pub struct SpiderReservedIPSpec {
     /// Address family, 4 or 6; filled from the first of ips, immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("enum" = [4, 6]))]
+    #[schemars(extend("enum" = [4, 6], "x-kubernetes-validations" = schema::immutable()))]
     pub ip_version: Option<i64>,
     /// Reserved addresses: "A" or "A-B" each.
     #[serde(default, rename = "ips", skip_serializing_if = "Vec::is_empty")]

@@ -44,6 +44,18 @@ pub(crate) fn object(description: &str, parts: &[(&str, Value)]) -> Value {
     json!({"description": description, "type": "object", "properties": properties})
 }
 
+/// The rule of a member that keeps its value once it is set, with kind and text of the same rule in `ipam::rules`.
+pub(crate) fn immutable() -> Value {
+    json!([{"rule": "self == oldSelf", "message": "is not changeable", "reason": "FieldValueForbidden"}])
+}
+
+/// [`immutable`] for a text, which the refusal shows.
+pub(crate) fn immutable_text() -> Value {
+    let mut rules = immutable();
+    rules[0]["messageExpression"] = json!("'is not changeable (it was ' + oldSelf + ')'");
+    rules
+}
+
 fn restructure(schema: &mut Value) {
     let Value::Object(map) = schema else { return };
     for dropped in ["$schema", "title", "default", "nullable"] {

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{pool::Route, resource::custom_resource};
+use crate::{pool::Route, resource::custom_resource, schema};
 
 custom_resource! {
     /// SpiderSubnet is a set of addresses from which pools are made.
@@ -19,10 +19,11 @@ custom_resource! {
 pub struct SpiderSubnetSpec {
     /// Address family, 4 or 6; filled from subnet, immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("enum" = [4, 6]))]
+    #[schemars(extend("enum" = [4, 6], "x-kubernetes-validations" = schema::immutable()))]
     pub ip_version: Option<i64>,
     /// Subnet in canonical CIDR form; immutable.
     #[serde(default)]
+    #[schemars(extend("x-kubernetes-validations" = schema::immutable_text()))]
     pub subnet: String,
     /// Addresses that pools may have: "A" or "A-B" each, inside subnet.
     #[serde(default, rename = "ips", skip_serializing_if = "Vec::is_empty")]
