@@ -52,7 +52,8 @@ fn suites() -> Result<Result<Vec<Outcome>, String>> {
 fn both(suite: PathBuf, own_node: PathBuf) -> Result<Vec<Outcome>> {
     let run = "CONTRACT_KUBECONFIG=$KUBECONFIG exec \"$0\"";
     let mut contract = cluster::driver(false)?;
-    contract.arg("shell").args(NAME).args(["sh", "-c", run]).arg(suite);
+    // With what needs more than the embedded server.
+    contract.arg("shell").args(NAME).args(["sh", "-c", &format!("{run} --include-ignored")]).arg(suite);
     let contract = teed(contract)?;
     let mut permissions = cluster::driver(false)?;
     permissions.arg("shell").args(NAME).args(["sh", "-c", &format!("{PERMISSIONS}{run} --ignored")]);

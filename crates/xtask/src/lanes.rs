@@ -116,7 +116,8 @@ fn netns() -> Result<Vec<Check>> {
             continue;
         };
         // The chart's tests need Helm and no namespace, others a real API server: they are in lanes of their own.
-        if !profile.test || ["chart", "own_node"].contains(&target.name.as_str()) || ignored(&program)? == 0 {
+        if !profile.test || ["chart", "contract", "own_node"].contains(&target.name.as_str()) || ignored(&program)? == 0
+        {
             continue;
         }
         println!("--> {} (netns)", target.name);

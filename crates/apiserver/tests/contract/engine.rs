@@ -60,11 +60,22 @@ pub struct Api {
 }
 
 async fn connect() -> Client {
+    Client::try_from(config().await).expect("a client")
+}
+
+/// A client that only trusts the server: who it is, its requests say.
+pub async fn without_credentials() -> Client {
+    let mut config = config().await;
+    config.auth_info = Default::default();
+    Client::try_from(config).expect("a client")
+}
+
+async fn config() -> Config {
     let file = Kubeconfig::read_from(kubeconfig_path()).expect("a kubeconfig");
     let mut config =
         Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
     config.default_retry = false; // answers are looked at as they are, 504 too
-    Client::try_from(config).expect("a client")
+    config
 }
 
 impl Drop for Api {
@@ -127,6 +138,23 @@ impl Answer {
     }
 }
 
+/// One request of any client.
+pub async fn call(client: &Client, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+    let mut request = http::Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let sent = client.send(request.body(Body::from(body)).unwrap());
+    let response = tokio::time::timeout(PATIENCE, sent).await.expect("an answer in time").expect("an answer");
+    let code = response.status().as_u16();
+    let warnings = response.headers().get_all("warning").iter().filter_map(|w| w.to_str().ok()).map(warning).collect();
+    let whole = tokio::time::timeout(PATIENCE, response.into_body().collect_bytes());
+    let bytes = whole.await.expect("a whole answer in time").expect("a whole answer");
+    let body =
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes).into_owned()));
+    Answer { code, body, warnings }
+}
+
 impl Api {
     /// Connects and makes the namespace.
     pub async fn new() -> Self {
@@ -149,20 +177,7 @@ impl Api {
 
     /// One request.
     pub async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
-        let mut request = http::Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let sent = self.client.send(request.body(Body::from(body)).unwrap());
-        let response = tokio::time::timeout(PATIENCE, sent).await.expect("an answer in time").expect("an answer");
-        let code = response.status().as_u16();
-        let warnings =
-            response.headers().get_all("warning").iter().filter_map(|w| w.to_str().ok()).map(warning).collect();
-        let whole = tokio::time::timeout(PATIENCE, response.into_body().collect_bytes());
-        let bytes = whole.await.expect("a whole answer in time").expect("a whole answer");
-        let body = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { code, body, warnings }
+        call(&self.client, method, path, headers, body).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -172,8 +187,11 @@ impl Api {
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         let answer =
             self.call("POST", path, &[("content-type", "application/json")], body.to_string().into_bytes()).await;
-        if answer.code == 201 && matches!(path, "/api/v1/namespaces" | CRDS) {
-            let name = answer.body["metadata"]["name"].as_str().unwrap_or_default();
+        // What is in the namespace goes with it.
+        if answer.code == 201
+            && !path.contains("/namespaces/")
+            && let Some(name) = answer.body["metadata"]["name"].as_str()
+        {
             self.made.lock().unwrap().push(format!("{path}/{name}"));
         }
         answer

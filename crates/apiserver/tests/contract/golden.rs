@@ -67,17 +67,22 @@ fn normalised(text: &str, namespace: &str) -> String {
     RULES.iter().fold(text, |text, (pattern, word)| pattern.replace_all(&text, *word).into_owned())
 }
 
-async fn replay(name: &str) {
-    let api = Api::new().await;
-    let Some(kubectl) = Kubectl::find(&api) else { return };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let crds = root.join("../../charts/spiderpool/crds");
+/// The chart's kinds, applied by kubectl. They stay.
+pub async fn define(kubectl: &Kubectl) {
+    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/spiderpool/crds");
     // Two that create the same definitions at once: one is told that they exist already.
     static DEFINING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let alone = DEFINING.lock().await;
     kubectl.ok(&["apply", "--server-side=false", "-f", &crds.to_string_lossy()], "").await;
     drop(alone);
-    kubectl.ok(&["wait", "--for=condition=Established", "crd/spiderippools.spiderpool.spidernet.io"], "").await;
+    kubectl.ok(&["wait", "--for=condition=Established", "-f", &crds.to_string_lossy()], "").await;
+}
+
+async fn replay(name: &str) {
+    let api = Api::new().await;
+    let Some(kubectl) = Kubectl::find(&api) else { return };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    define(&kubectl).await;
     let path = root.join("tests/golden").join(format!("{name}.txt"));
     let expected = std::fs::read_to_string(&path).expect("a transcript");
     let mut seen = String::new();
