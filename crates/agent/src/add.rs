@@ -13,7 +13,7 @@ use ipam::detail::{Allocation, Response};
 use ipam::owner::{OwnerRef, Step, TopController};
 use ipam::select::{self, Cni, MasterAddresses, Request, SelectError, Selection};
 use ipam::{Family, Pool, Route, SpanSet};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::events::PodEvent;
@@ -233,16 +233,16 @@ async fn settled_selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<S
         if waiting.is_empty() {
             return Ok(selection);
         }
-        let new: BTreeSet<String> = waiting
+        let new: BTreeMap<&String, &Arc<Pool>> = waiting
             .iter()
             .flat_map(|want| &want.pools)
             .filter(|pool| is_new(pool))
-            .map(|pool| pool.name.clone())
+            .map(|pool| (&pool.name, pool))
             .collect();
         if started.elapsed() < NEW_POOLS {
             tokio::time::sleep(GLANCE).await;
-        } else if let Err(source) = agent.upstream.look_at(new.clone()).await {
-            return Err(AddFailure::New { pools: new.into_iter().collect(), source });
+        } else if let Err(source) = agent.upstream.look_at(&new.values().copied().cloned().collect::<Vec<_>>()).await {
+            return Err(AddFailure::New { pools: new.into_keys().cloned().collect(), source });
         }
     }
 }

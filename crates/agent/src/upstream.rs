@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::Failure;
 use store::pods::Pod;
+use store::pools::Snapshot;
 use store::upstream::{Entered, Listed};
 
 /// Pause between tries of the first look.
@@ -39,12 +40,18 @@ pub struct Upstream {
     seen: Mutex<Seen>,
 }
 
-/// New pools at which this agent looked itself.
+/// New pools, and pools with new addresses, at which this agent looked itself.
 #[derive(Clone, Default)]
 struct Seen {
-    pools: BTreeSet<String>,
+    pools: BTreeMap<String, SpanSet>,
     /// Addresses of running pods when it looked last. Those that were started since then have claims.
     in_use: Arc<SpanSet>,
+}
+
+impl Seen {
+    fn covers(&self, pool: &ipam::Pool) -> bool {
+        self.pools.get(&pool.name).is_some_and(|seen| seen.covers(&pool.addresses))
+    }
 }
 
 /// Addresses of a pool cannot be booked.
@@ -106,19 +113,18 @@ impl Upstream {
         self.is_mixed() || source() == Some(Source::Listed)
     }
 
-    /// Whether a pool may not be used yet.
+    /// Whether a pool may not be used yet: nobody looked whether running pods have any of its addresses.
     pub fn is_new(&self, pool: &ipam::Pool) -> bool {
-        pool.source == Source::New && !self.is_mixed() && !self.seen().pools.contains(&pool.name)
+        pool.source == Source::New && !self.is_mixed() && !self.seen().covers(pool)
     }
 
     /// Looks at new pools in the controller's place: it may be down, or there may be none. What running pods have is not given from now on.
-    pub async fn look_at(&self, pools: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+    pub async fn look_at(&self, pools: &[Arc<ipam::Pool>]) -> Result<(), Failure> {
         let in_use = store::pods::addresses_in_use(&self.client).await?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = seen.pools.len();
-        seen.pools.extend(pools);
-        if seen.pools.len() > before {
-            tracing::info!(target: "IPAM", pools = ?seen.pools, "no controller looked at these new pools: addresses of running pods are left alone");
+        for pool in pools.iter().filter(|pool| !seen.covers(pool)).collect::<Vec<_>>() {
+            tracing::info!(target: "IPAM", pool = pool.name, "no controller looked at the new addresses of this pool: those of running pods are left alone");
+            seen.pools.insert(pool.name.clone(), pool.addresses.clone());
         }
         seen.in_use = Arc::new(in_use);
         Ok(())
@@ -166,11 +172,29 @@ impl Upstream {
     }
 }
 
+/// Whether pods of this node have addresses that their pools were given just now, and that the books do not know: the controller has made
+/// their claims before it marked the pool.
+fn has_unbooked(agent: &Agent, before: &Snapshot, now: &Snapshot) -> bool {
+    let is_given = |pool: &&Arc<ipam::Pool>| {
+        let old = before.pools.get(&pool.name).filter(|old| old.source == Source::Claims);
+        pool.source == Source::Claims && old.is_none_or(|old| !old.addresses.covers(&pool.addresses))
+    };
+    let given: Vec<&Arc<ipam::Pool>> = now.pools.values().filter(is_given).collect();
+    let is_unbooked = |pod: &Arc<Pod>| {
+        let of_pool = |address: &IpAddr| given.iter().any(|pool| pool.addresses.contains(*address));
+        let mut addresses = pod.addresses().into_iter().map(|(address, _)| address).filter(of_pool).peekable();
+        let claims = if addresses.peek().is_some() { agent.books.of_pod(&pod.uid) } else { Vec::new() };
+        addresses.any(|address| !claims.iter().any(|stored| stored.claim.address == address))
+    };
+    !given.is_empty() && agent.caches.pods.all().iter().any(is_unbooked)
+}
+
 /// Follows the move to its end, for as long as the process lives. Claims that the controller imported for pods of this node are taken into
 /// the books: all of a pool's are made before the pool is marked as taken over.
 pub async fn follow(agent: Arc<Agent>) {
     let upstream = &agent.upstream;
     let mut open = upstream.open_pools();
+    let mut pools = agent.caches.pools.snapshot();
     // Not all agents at the same time.
     let mut glances = agent.settings.node.bytes().map(u32::from).sum::<u32>() % LOOK;
     let mut glance = tokio::time::interval(GLANCE);
@@ -188,7 +212,9 @@ pub async fn follow(agent: Arc<Agent>) {
                 tracing::warn!(target: "IPAM", %error, "cannot look for agents of upstream");
             }
         }
-        if taken_over || (glances == 0 && upstream.is_mixed()) {
+        let before = std::mem::replace(&mut pools, agent.caches.pools.snapshot());
+        let widened = !Arc::ptr_eq(&before, &pools) && has_unbooked(&agent, &before, &pools);
+        if taken_over || widened || (glances == 0 && upstream.is_mixed()) {
             agent.books.reconcile();
         }
     }

@@ -9,6 +9,8 @@
 //! Only then, and only when no agent of upstream is left, is `status.source` written, by compare-and-swap with the version of the pool
 //! that was looked at. Whatever upstream writes later takes the member away again, because upstream does not know it.
 //!
+//! Addresses that such a pool is given later are looked at in the same way: `status.sourceIPs` tells which were.
+//!
 //! Until then agents keep to the protocol of [`store::upstream`], and addresses of pools without any entry are not given at all.
 
 pub mod import;

@@ -350,7 +350,24 @@ async fn a_later_installation_takes_over_what_running_pods_have_before_it_alloca
     assert_eq!(address, "10.1.0.12");
     let expected =
         [("10.1.0.10", "p left/eth0@node-a"), ("10.1.0.11", "p right/eth0@node-b"), ("10.1.0.12", "p new/eth0@node-a")];
-    assert_eq!(claims(&client).await, expected.map(|(address, holder)| (address.to_owned(), holder.to_owned())).into());
+    let expected = expected.map(|(address, holder)| (address.to_owned(), holder.to_owned()));
+    assert_eq!(claims(&client).await, expected.clone().into());
+
+    // Later the pool is given addresses of a pod that runs since then.
+    pod(&client, "other", "node-b").await;
+    let status = json!({"status": {"phase": "Running", "podIPs": [{"ip": "10.1.0.13"}]}});
+    let pods = Api::<Pod>::namespaced(client.clone(), "ns1");
+    pods.patch_status("other", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    let pool = Api::<SpiderIPPool>::all(client.clone());
+    let wider = Patch::Merge(json!({"spec": {"ips": ["10.1.0.10-10.1.0.14"]}}));
+    pool.patch("p", &PatchParams::default(), &wider).await.unwrap();
+    let uid = pod(&client, "next", "node-a").await;
+    assert_eq!(agent.add("next", &uid).await.1, "10.1.0.14");
+    let more = [("10.1.0.13", "p other/eth0@node-b"), ("10.1.0.14", "p next/eth0@node-a")];
+    let more = more.map(|(address, holder)| (address.to_owned(), holder.to_owned()));
+    assert_eq!(claims(&client).await, expected.into_iter().chain(more).collect());
+    let status = pool.get("p").await.unwrap().status.unwrap();
+    assert_eq!(status.source_ips, Some(vec!["10.1.0.10-10.1.0.14".to_owned()]));
     agent.stop().await;
     world.end().await;
 }

@@ -214,6 +214,18 @@ mod tests {
             pool.status = serde_json::from_value(status.clone()).unwrap();
             assert_eq!(Pool::try_from(&pool).unwrap().source, source, "{status}");
         }
+        for (seen, source) in [
+            (serde_json::json!(["10.1.0.4-10.1.0.20"]), Source::Claims),
+            (serde_json::json!(["10.1.0.5", "10.1.0.6-10.1.0.8", "10.1.0.9"]), Source::Claims),
+            (serde_json::json!(["10.1.0.5-10.1.0.8"]), Source::New),
+            (serde_json::json!([]), Source::New),
+        ] {
+            let spec = serde_json::json!({"subnet": "10.1.0.0/24", "ips": ["10.1.0.5-10.1.0.10"], "excludeIPs": ["10.1.0.10"]});
+            let mut pool = pool(spec);
+            let status = serde_json::json!({"source": "SpiderIP", "sourceIPs": seen, "allocatedIPs": "{}"});
+            pool.status = serde_json::from_value(status).unwrap();
+            assert_eq!(Pool::try_from(&pool).unwrap().source, source, "looked at: {seen}");
+        }
         let mut pool = pool(serde_json::json!({"subnet": "10.1.0.0/24"}));
         let text = r#"{"10.1.0.7":{"pod":"ns/a","podUid":"u"},"fd00::1":{"pod":"ns/a","podUid":"u"}}"#.to_owned();
         pool.status = Some(SpiderIPPoolStatus { allocated_ips: Some(text), ..Default::default() });

@@ -1,5 +1,7 @@
 //! SpiderIPPool: addresses of one subnet and who may have them.
 
+use ipam::pool::Source;
+use ipam::{Span, SpanSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -105,6 +107,10 @@ pub struct SpiderIPPoolStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["SpiderIP"]))]
     pub source: Option<String>,
+    /// The addresses, ips less excludeIPs, that were looked at before source was written. Pods may use others that ips has got since; absent:
+    /// they use none.
+    #[serde(default, rename = "sourceIPs", skip_serializing_if = "Option::is_none")]
+    pub source_ips: Option<Vec<String>>,
 }
 
 impl SpiderIPPoolStatus {
@@ -113,14 +119,35 @@ impl SpiderIPPoolStatus {
 }
 
 impl SpiderIPPool {
-    /// Where the pool's allocations are kept.
-    pub fn source(&self) -> ipam::pool::Source {
-        let Some(status) = &self.status else { return ipam::pool::Source::New };
-        match (&status.source, &status.allocated_ips) {
-            (Some(source), _) if source == SpiderIPPoolStatus::SPIDER_IP => ipam::pool::Source::Claims,
-            (_, Some(text)) if !text.trim().is_empty() => ipam::pool::Source::Listed,
-            _ => ipam::pool::Source::New,
+    /// Where the pool's allocations are kept. A pool that was given further addresses is new until these were looked at too.
+    pub fn source(&self) -> Source {
+        let Some(status) = &self.status else { return Source::New };
+        match &status.allocated_ips {
+            _ if self.is_view() => {
+                if self.unseen().is_none() {
+                    Source::Claims
+                } else {
+                    Source::New
+                }
+            }
+            Some(text) if !text.trim().is_empty() => Source::Listed,
+            _ => Source::New,
         }
+    }
+
+    /// Whether the status is a view of SpiderIPs: `allocatedIPs` tells nothing else.
+    pub fn is_view(&self) -> bool {
+        let source = self.status.as_ref().and_then(|status| status.source.as_deref());
+        source == Some(SpiderIPPoolStatus::SPIDER_IP)
+    }
+
+    /// Addresses that nobody has looked at yet whether pods use them, in a pool whose status is a view. `None`: there are none, or the
+    /// pool's ranges cannot be understood and serve nobody.
+    pub fn unseen(&self) -> Option<SpanSet> {
+        let seen = self.status.as_ref()?.source_ips.as_ref()?;
+        let all = ipam::rules::PoolSpec::from(&self.spec).addresses().ok()?;
+        let seen = seen.iter().filter_map(|range| Span::parse(range, all.spans().first()?.family()).ok());
+        Some(all.difference(&seen.collect())).filter(|unseen| !unseen.is_empty())
     }
 
     /// What `status.allocatedIPs` tells.

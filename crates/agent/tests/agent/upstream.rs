@@ -161,6 +161,50 @@ async fn without_a_controller_the_agent_looks_at_a_new_pool_itself() {
     let (status, error) = agent.add(&world.pod("late", json!({})).await).await;
     assert!(status == 500 && error.as_str().unwrap().starts_with("all IP addresses used out"), "{error}");
     assert!(claim(&world, "10.1.0.10").await.is_none(), "the other node's agent, or the controller, claims it");
+
+    // The same for addresses that the pool is given later.
+    world.pod_on("older", "node-b", json!({})).await;
+    let status = json!({"status": {"phase": "Running", "podIPs": [{"ip": "10.1.0.12"}]}});
+    world.pods().patch_status("older", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    let wider = Patch::Merge(json!({"spec": v4("10.1.0.10-10.1.0.13")}));
+    world.api::<SpiderIPPool>().patch("p", &PatchParams::default(), &wider).await.unwrap();
+    let pod = world.pod("next", json!({})).await;
+    eventually("the agent hears of them", async || agent.add(&pod).await.0 == 200).await;
+    assert_eq!(agent.addresses(&pod).await, ["10.1.0.13"]);
+}
+
+#[tokio::test]
+async fn a_pool_that_was_given_addresses_serves_once_the_controller_has_looked_at_them() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10")).await;
+    world.pool_status("p", json!({"source": "SpiderIP", "sourceIPs": ["10.1.0.10"]})).await;
+    let agent = world.agent("node-a").await;
+    let first = world.pod("first", json!({})).await;
+    assert_eq!(agent.addresses(&first).await, ["10.1.0.10"]);
+    // A pod of another network has one of them, and the controller has claimed it before it says so.
+    let other =
+        running(&world, "other", json!({"phase": "Running", "podIPs": [{"ip": "10.1.0.11"}]}), None, json!({})).await;
+    let wider = Patch::Merge(json!({"spec": v4("10.1.0.10-10.1.0.12")}));
+    let claim = json!({
+        "metadata": {"name": "10.1.0.11", "labels": {"ipam.spidernet.io/ippool": "p", "ipam.spidernet.io/node": "node-a"}},
+        "spec": {
+            "address": "10.1.0.11", "pool": "p", "state": "Allocated", "since": "2026-01-01T00:00:00Z",
+            "pod": {"namespace": "ns1", "name": "other", "uid": other.uid, "interface": "eth0", "node": "node-a"}
+        }
+    });
+    world.api::<SpiderIP>().create(&PostParams::default(), &serde_json::from_value(claim).unwrap()).await.unwrap();
+    world.api::<SpiderIPPool>().patch("p", &PatchParams::default(), &wider).await.unwrap();
+    world.pool_status("p", json!({"sourceIPs": ["10.1.0.10-10.1.0.12"]})).await;
+    let next = world.pod("next", json!({})).await;
+    eventually("it serves", async || agent.add(&next).await.0 == 200).await;
+    assert_eq!(agent.addresses(&next).await, ["10.1.0.12"]);
+    // The claim is in the books: the end of its pod frees it.
+    world.delete_pod("other").await;
+    eventually("the agent frees it once it knows of it", async || {
+        assert_eq!(agent.del(&other).await.0, 200);
+        !world.claims().await.contains_key("10.1.0.11")
+    })
+    .await;
 }
 
 async fn running(world: &World, name: &str, status: Value, annotation: Option<&str>, more: Value) -> Target {

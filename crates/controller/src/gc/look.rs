@@ -9,7 +9,6 @@ use std::{
 };
 
 use daemon::Chain;
-use ipam::pool::Source;
 use k8s_api::{FINALIZER, Holder, SpiderEndpoint, SpiderIP, SpiderIPPool};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
@@ -233,7 +232,7 @@ impl Look<'_> {
     async fn leave_upstream(&self, ip: &SpiderIP) -> Result<(), Error> {
         let (name, client) = (&ip.spec.pool, &self.shared.client);
         let (Some(holder), Some(address)) = (ip.spec.holder.pod(), ip.address()) else { return Ok(()) };
-        if self.pool(name).await?.is_none_or(|pool| pool.source() == Source::Claims) {
+        if self.pool(name).await?.is_none_or(|pool| pool.is_view()) {
             return Ok(());
         }
         let left = Listed::new(client.clone()).leave(name, address, &holder.uid).await;
@@ -307,7 +306,7 @@ impl Look<'_> {
         let pools: HashSet<&String> = ips.flat_map(|ip| ip.ipv4_pool.iter().chain(&ip.ipv6_pool)).collect();
         let record = format!("\"{pod}\"");
         for pool in pools {
-            let open = self.pool(pool).await?.filter(|pool| pool.source() != Source::Claims);
+            let open = self.pool(pool).await?.filter(|pool| !pool.is_view());
             let records = open.and_then(|pool| pool.status?.allocated_ips);
             if records.is_some_and(|records| records.contains(&record)) {
                 return Ok(true);

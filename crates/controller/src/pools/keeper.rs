@@ -23,7 +23,7 @@ use std::{
 use daemon::{Stop, health::Guard};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ipam::pool::Source;
-use k8s_api::{FINALIZER, SpiderIP, SpiderIPPool, SpiderIPPoolStatus, labels};
+use k8s_api::{FINALIZER, SpiderIP, SpiderIPPool, SpiderIPPoolStatus, labels, records::Records};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams},
@@ -248,7 +248,8 @@ impl Keeper {
         if pool.source() == Source::Claims && phase != Phase::Mixed {
             return None;
         }
-        let records = pool.records().unwrap_or_default();
+        let widened = import::is_widened(pool, phase);
+        let records = if widened { Records::default() } else { pool.records().unwrap_or_default() };
         let known = self.ledger.compare(&pool.name_any(), &records);
         import::is_due(pool, phase, &known).then_some(known)
     }
@@ -355,7 +356,7 @@ impl Work {
     fn status_patch(&self, pool: &SpiderIPPool) -> Option<Value> {
         let stored = pool.status.clone().unwrap_or_default();
         let wanted = &self.status;
-        let status = if pool.source() == Source::Claims && self.phase == Phase::Ours {
+        let status = if import::is_widened(pool, self.phase) {
             let used_ranges = Some(&wanted.used_ranges).filter(|ranges| !ranges.is_empty());
             let status = json!({
                 "allocatedIPs": wanted.allocated_ips,
@@ -391,7 +392,7 @@ impl Work {
         if !self.pool.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
             return Ok(());
         }
-        if self.pool.source() != Source::Claims && !self.pool.records().is_ok_and(|records| records.is_empty()) {
+        if !self.pool.is_view() && !self.pool.records().is_ok_and(|records| records.is_empty()) {
             return Ok(()); // not before what upstream recorded is imported
         }
         if self.used > 0 {

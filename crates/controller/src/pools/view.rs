@@ -122,6 +122,7 @@ impl Ledger {
             allocated_ip_count: Some(i64::try_from(used.len()).unwrap_or(i64::MAX)),
             used_ranges: ranges(used),
             source: Some(SpiderIPPoolStatus::SPIDER_IP.to_owned()),
+            source_ips: pool.status.as_ref().and_then(|status| status.source_ips.clone()),
         }
     }
 

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use futures::{StreamExt as _, stream};
-use ipam::{Pool, address_name, pool::Source};
+use ipam::{Pool, SpanSet, address_name, pool::Source};
 use k8s_api::{
     Holder as ApiHolder, IpState, SpiderIP, SpiderIPPool, SpiderIPPoolStatus,
     ip::PodHolder,
@@ -80,6 +80,8 @@ enum Fate {
 pub async fn settle(context: &Context<'_>, pool: &SpiderIPPool, known: &Known) -> Result<bool, Error> {
     let name = pool.name_any();
     let records = match pool.records() {
+        // What we wrote ourselves tells nothing new.
+        _ if is_widened(pool, context.phase) => Some(Records::default()),
         Ok(records) => Some(records),
         Err(error) => {
             let text = format!(
@@ -122,10 +124,14 @@ pub async fn settle(context: &Context<'_>, pool: &SpiderIPPool, known: &Known) -
     let done = clean && context.phase == Phase::Ours;
     let mut written = false;
     if done || dropped > 0 {
-        let mut status = json!({"allocatedIPs": records.text(), "allocatedIPCount": records.len()});
+        let mut status = json!({});
+        if !is_widened(pool, context.phase) {
+            status = json!({"allocatedIPs": records.text(), "allocatedIPCount": records.len()});
+        }
         if done {
             // The keeper makes the rest of the status a view from now on.
             status["source"] = SpiderIPPoolStatus::SPIDER_IP.into();
+            status["sourceIPs"] = json!(addresses(pool).texts());
         }
         written = write(context, pool, status).await?;
     }
@@ -135,14 +141,23 @@ pub async fn settle(context: &Context<'_>, pool: &SpiderIPPool, known: &Known) -
     Ok(waiting == 0 && conflicts.is_empty())
 }
 
+/// What the pool has; nothing, if its ranges cannot be understood.
+fn addresses(pool: &SpiderIPPool) -> SpanSet {
+    Pool::try_from(pool).map(|pool| pool.addresses).unwrap_or_default()
+}
+
 /// Addresses of the pool that pods have without being recorded.
 async fn users(
     context: &Context<'_>,
     pool: &SpiderIPPool,
     records: Option<&Records>,
 ) -> Result<Vec<(IpAddr, Record)>, Error> {
-    let Ok(view) = Pool::try_from(pool) else { return Ok(Vec::new()) };
-    let users = context.sources.users(&view.addresses).await;
+    let widened = is_widened(pool, context.phase);
+    let addresses = if widened { pool.unseen().unwrap_or_default() } else { addresses(pool) };
+    if widened {
+        context.sources.renew().await.map_err(failed("list pods and SpiderEndpoints".to_owned()))?;
+    }
+    let users = context.sources.users(&addresses).await;
     let users = users.map_err(failed("list pods and SpiderEndpoints".to_owned()))?;
     let is_recorded = |address: IpAddr| records.is_some_and(|records| records.get(address).is_some());
     Ok(users.into_iter().filter(|(address, _)| !is_recorded(*address)).collect())
@@ -287,6 +302,11 @@ async fn write(context: &Context<'_>, pool: &SpiderIPPool, status: serde_json::V
         Err(Failure::NotFound | Failure::Conflict) => Ok(false),
         Err(failure) => Err(failed(format!("write the status of SpiderIPPool {name}"))(failure)),
     }
+}
+
+/// Whether only addresses are to be looked at that the pool was given after it was taken over: its status is our own view.
+pub fn is_widened(pool: &SpiderIPPool, phase: Phase) -> bool {
+    pool.is_view() && phase == Phase::Ours
 }
 
 /// Whether a pool is still to be taken over.

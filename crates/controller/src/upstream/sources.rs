@@ -1,4 +1,4 @@
-//! Who a recorded UID is: pods and SpiderEndpoints, listed once in full, later read one by one.
+//! Who a recorded UID is: pods and SpiderEndpoints, listed in full once, and anew for pools that were given addresses; else read one by one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,7 +16,7 @@ use store::{
     failure::{bounded, optional},
     pods::Pod,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -43,7 +43,7 @@ pub struct Holder {
 /// Reads pods and endpoints.
 pub struct Sources {
     client: Client,
-    lists: OnceCell<Arc<Lists>>,
+    lists: Mutex<Option<Arc<Lists>>>,
 }
 
 struct Lists {
@@ -94,7 +94,7 @@ impl Known {
 impl Sources {
     /// Sources behind this client; nothing is read yet.
     pub fn new(client: Client) -> Self {
-        Self { client, lists: OnceCell::new() }
+        Self { client, lists: Mutex::default() }
     }
 
     /// Who the pod of a record is. `None`: read from the API itself, neither the pod nor an endpoint of it exists. `recorded`: upstream
@@ -172,7 +172,18 @@ impl Sources {
     }
 
     async fn lists(&self) -> Result<Arc<Lists>, Failure> {
-        self.lists.get_or_try_init(|| self.list()).await.cloned()
+        let mut kept = self.lists.lock().await;
+        if let Some(lists) = &*kept {
+            return Ok(Arc::clone(lists));
+        }
+        Ok(Arc::clone(kept.insert(self.list().await?)))
+    }
+
+    /// Takes the lists anew: pods may have started since they were taken that have no claim.
+    pub async fn renew(&self) -> Result<(), Failure> {
+        let mut kept = self.lists.lock().await;
+        *kept = Some(self.list().await?);
+        Ok(())
     }
 
     async fn list(&self) -> Result<Arc<Lists>, Failure> {
