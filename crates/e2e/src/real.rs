@@ -6,6 +6,7 @@ mod access;
 mod addresses;
 mod basics;
 mod endings;
+mod guide;
 mod install;
 mod leaving;
 mod multus;
@@ -14,6 +15,7 @@ mod traces;
 mod trouble;
 mod upgrade;
 mod upheaval;
+pub mod walkthrough;
 mod workloads;
 
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ use crate::{demo, images, setup};
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Args {
-    /// `up [--nodes N] [--image ARCHIVE]`, `down`, `shell [--node NODE] [COMMAND...]`, `load ARCHIVE...`, `process ORDER NAME`, `test`;
+    /// `up [--nodes N] [--image ARCHIVE]`, `down`, `shell [--node NODE] [COMMAND...]`, `load ARCHIVE...`, `process ORDER NAME`, `test`, `walkthrough`;
     /// `--name NAME` after it for another cluster than the usual one; `--help` says more
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     action: Vec<OsString>,
@@ -24,7 +24,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let action = args.action[0].to_string_lossy();
     let mut driver = match action.as_ref() {
-        "up" | "test" => match prepared()? {
+        "up" | "test" | "walkthrough" => match prepared()? {
             Ok(driver) => driver,
             Err(reason) => bail!("{reason}"),
         },
@@ -34,6 +34,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     driver.args(&args.action);
     if action == "test" && on_its_own {
         driver.args(product()?);
+    }
+    if action == "walkthrough" {
+        driver.args(for_walkthrough()?);
     }
     let status = driver.status()?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
@@ -54,6 +57,27 @@ pub fn for_tests() -> Result<Result<(String, bool), String>> {
 fn product() -> Result<Vec<OsString>> {
     let built = images::build(&images::Args::quick())?;
     Ok(built.into_iter().flat_map(|image| ["--image".into(), image.archive.into()]).collect())
+}
+
+/// Runs the guide's walk-through on a real Kubernetes for its lane; the same as [`for_tests`].
+pub fn walkthrough_for_tests() -> Result<Result<(String, bool), String>> {
+    Ok(match prepared()? {
+        Ok(mut driver) => {
+            driver.arg("walkthrough").args(for_walkthrough()?);
+            Ok(teed(driver)?)
+        }
+        Err(reason) => Err(reason),
+    })
+}
+
+/// The registry that the walk-through installs from: there is none, the nodes have the images.
+const REGISTRY: &str = "registry.test";
+
+/// The product's images, and where the demo keeps the guest's kernel.
+fn for_walkthrough() -> Result<Vec<OsString>> {
+    let built = images::for_nodes(REGISTRY)?;
+    let images = built.into_iter().flat_map(|image| ["--image".into(), image.archive.into()]);
+    Ok(images.chain(["--kernel-dir".into(), target_dir().join("demo").into()]).collect())
 }
 
 /// The driver with everything that a cluster takes, or the reason why this machine cannot.

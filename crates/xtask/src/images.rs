@@ -74,6 +74,14 @@ impl Args {
     }
 }
 
+/// The images for the nodes of a test's cluster, named as in a registry of that name. Nothing is checked.
+pub fn for_nodes(registry: &str) -> Result<Vec<Built>> {
+    // The standard plugins are on the nodes.
+    let only = vec!["spiderpool-agent".to_owned(), "spiderpool-controller".to_owned()];
+    let out = Some(target_dir().join("cluster/images"));
+    build(&Args { registry: format!("{registry}/spidernet-io/spiderpool"), out, only, check: false, ..Args::quick() })
+}
+
 /// An archive that was written.
 pub struct Built {
     /// The image's name without registry and tag.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use e2e::real::walkthrough::Walk;
 use e2e::real::{self, Ground};
 use lab::kubernetes::control::Order;
 use lab::kubernetes::{self, Cluster, Network, Options};
@@ -75,6 +76,21 @@ enum Command {
         #[arg(long = "image")]
         images: Vec<PathBuf>,
     },
+    /// Runs the guide's walk-through: a cluster in the lab's public cloud, in a guest where this kernel has no ipvlan
+    Walkthrough {
+        /// Image archives for every node: the product's
+        #[arg(long = "image")]
+        images: Vec<PathBuf>,
+        /// In a guest even if this kernel has ipvlan
+        #[arg(long)]
+        vm: bool,
+        /// Where the guest's kernel is kept; by default in the directory for logs
+        #[arg(long)]
+        kernel_dir: Option<PathBuf>,
+        /// This process is the guest's
+        #[arg(long, hide = true)]
+        in_guest: bool,
+    },
     /// Imports image archives on every node
     Load {
         /// OCI or Docker archives
@@ -109,6 +125,12 @@ fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Up { nodes, network, images } => up(&Options { network, ..cli.places.options(name, nodes, images)? })?,
         Command::Test { kubeconfig, images } => return test(cli.places, kubeconfig, images),
+        Command::Walkthrough { images, vm, kernel_dir, in_guest } => {
+            if !in_guest && (vm || Walk::needs_guest()) {
+                return guest(&cli.places, kernel_dir);
+            }
+            return walk(cli.places, images, in_guest);
+        }
         Command::Down => match Cluster::down(name)? {
             true => println!("cluster {name} is gone"),
             false => println!("cluster {name} was not up"),
@@ -133,6 +155,11 @@ fn option(name: &str) -> String {
 }
 
 impl Places {
+    /// What a guest shares with this machine.
+    fn guest_dir(&self) -> PathBuf {
+        self.cache_dir.join("guest")
+    }
+
     fn options(self, name: &str, nodes: usize, images: Vec<PathBuf>) -> Result<Options> {
         Ok(Options {
             name: name.to_owned(),
@@ -158,6 +185,24 @@ fn test(places: Places, kubeconfig: Option<PathBuf>, images: Vec<PathBuf>) -> Re
         }
     };
     real::run(&ground).map(|good| u8::from(!good))
+}
+
+/// Hands the same command line over to a guest.
+fn guest(places: &Places, kernel_dir: Option<PathBuf>) -> Result<u8> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let mut command = vec![own.display().to_string()];
+    command.extend(std::env::args().skip(1));
+    command.push("--in-guest".into());
+    let kernel_dir = kernel_dir.unwrap_or_else(|| places.cache_dir.clone());
+    Walk::in_guest(kernel_dir, places.guest_dir(), command).map(|good| u8::from(!good))
+}
+
+fn walk(places: Places, images: Vec<PathBuf>, in_guest: bool) -> Result<u8> {
+    let repository = places.repository.clone().context("--repository is missing")?;
+    let logs = if in_guest { places.guest_dir() } else { places.cache_dir.clone() }.join("walkthrough");
+    let name = if in_guest { "walkthrough".to_owned() } else { format!("walkthrough-{}", std::process::id()) };
+    let options = Options { network: Network::Vpc, log_dir: logs, ..places.options(&name, 2, images)? };
+    Walk { options: &options, repository: &repository }.run().map(|good| u8::from(!good))
 }
 
 fn up(options: &Options) -> Result<()> {
