@@ -61,6 +61,33 @@ fn every_type_of_network_is_written_as_upstream_writes_it() {
                 r#"{"type":"ipvlan","master":"bond0.10","mtu":0,"ipam":{"type":"spiderpool"}}"#,
             ],
         ),
+        // A bond is told whenever it is set; the VLAN stands on the only master.
+        (
+            json!({"cniType": "macvlan", "macvlan": {"master": ["eth0"], "bond": {"name": "b", "mode": 1}, "vlanID": 5, "mtu": 1400}}),
+            vec![
+                r#"{"vlanID":5,"type":"ifacer","interfaces":["eth0"],"bond":{"name":"b","mode":1,"options":""}}"#,
+                r#"{"type":"macvlan","master":"eth0.5","mode":"bridge","mtu":1400,"ipam":{"type":"spiderpool"}}"#,
+                COORDINATOR,
+            ],
+        ),
+        (
+            json!({"cniType": "ipvlan", "ipvlan": {"master": ["eth0"], "ippools": {"ipv4": ["a", "b*"], "ipv6": ["c"]}}}),
+            vec![
+                r#"{"type":"ipvlan","master":"eth0","mtu":0,"ipam":{"type":"spiderpool","default_ipv4_ippool":["a","b*"],"default_ipv6_ippool":["c"]}}"#,
+                COORDINATOR,
+            ],
+        ),
+        (
+            json!({"cniType": "ipvlan", "disableIPAM": true, "enableCoordinator": false, "ipvlan": {"master": ["eth0"]}}),
+            vec![r#"{"type":"ipvlan","master":"eth0","mtu":0}"#],
+        ),
+        (
+            json!({"cniType": "vlan", "vlan": {"master": ["eth0"]}}),
+            vec![
+                r#"{"type":"vlan","master":"eth0","vlanMode":"manual","vlanId":0,"mtu":0,"ipam":{"type":"spiderpool"}}"#,
+                COORDINATOR,
+            ],
+        ),
         (
             json!({"cniType": "vlan", "vlan": {"master": ["eth0"], "vlanMode": "auto", "mtu": 1400}}),
             vec![
@@ -87,9 +114,26 @@ fn every_type_of_network_is_written_as_upstream_writes_it() {
             ],
         ),
         (
+            json!({"cniType": "sriov", "sriov": {"resourceName": "x/vf", "vlanID": 7, "minTxRateMbps": 1, "maxTxRateMbps": 2}, "enableCoordinator": false,
+                   "chainCNIJsonData": [r#"{"type":"a"}"#, r#"{"type":"b"}"#]}),
+            vec![
+                r#"{"vlan":7,"min_tx_rate":1,"max_tx_rate":2,"type":"sriov","ipam":{"type":"spiderpool"}}"#,
+                r#"{"type":"a"}"#,
+                r#"{"type":"b"}"#,
+            ],
+        ),
+        (
             json!({"cniType": "ib-sriov", "ibsriov": {"resourceName": "x/ib"}}),
             vec![
                 r#"{"type":"ib-sriov","pkey":"","link_state":"enable","rdmaIsolation":true,"ibKubernetesEnabled":false,"ipam":{"type":"spiderpool"}}"#,
+                COORDINATOR,
+            ],
+        ),
+        (
+            json!({"cniType": "ib-sriov", "ibsriov": {"resourceName": "x/ib", "pkey": "0x8001", "linkState": "auto", "rdmaIsolation": false,
+                   "enableIbKubernetes": true, "ippools": {"ipv6": ["p6"]}}}),
+            vec![
+                r#"{"type":"ib-sriov","pkey":"0x8001","link_state":"auto","rdmaIsolation":false,"ibKubernetesEnabled":true,"ipam":{"type":"spiderpool","default_ipv6_ippool":["p6"]}}"#,
                 COORDINATOR,
             ],
         ),
@@ -100,6 +144,13 @@ fn every_type_of_network_is_written_as_upstream_writes_it() {
         (
             json!({"cniType": "ovs", "disableIPAM": true, "ovs": {"bridge": "br1", "trunk": [{"minID": 5, "maxID": 10}, {"id": 3}]}}),
             vec![r#"{"vlan":0,"type":"ovs","bridge":"br1","trunk":[{"minID":5,"maxID":10},{"id":3}]}"#, COORDINATOR],
+        ),
+        (
+            json!({"cniType": "ovs", "ovs": {"bridge": "br1", "vlan": 100, "deviceID": "0000:03:02.0", "ippools": {"ipv4": ["p4"]}}}),
+            vec![
+                r#"{"vlan":100,"type":"ovs","bridge":"br1","deviceID":"0000:03:02.0","ipam":{"type":"spiderpool","default_ipv4_ippool":["p4"]}}"#,
+                COORDINATOR,
+            ],
         ),
         (
             json!({"cniType": "macvlan", "macvlan": {"master": ["eth0"]}, "chainCNIJsonData": [r#"{"type":"tuning","sysctl":{"b":"1<2","a":1.0}}"#]}),
@@ -233,4 +284,33 @@ fn a_label_copied_from_an_annotation_goes_with_it() {
     config.metadata.annotations = None;
     defaults::fill(&mut config);
     assert_eq!(config.metadata.labels.unwrap().get(key), None);
+}
+
+/// Rules that a user does not meet, because the webhook has filled in what they ask for.
+#[test]
+fn rules_hold_without_the_mutating_webhook_too() {
+    let check = |spec: Value| {
+        let object = json!({"metadata": {"name": "net", "namespace": "ns"}, "spec": spec});
+        let error = rules::check(None, &serde_json::from_value(object).unwrap(), None).unwrap_err();
+        format!("{error}")
+    };
+    for (spec, expected) in [
+        (json!({}), "spec.cniType: Invalid value: null: CniType must not be nil"),
+        (
+            json!({"cniType": "vlan", "vlan": {"master": ["a"]}}),
+            "spec.vlanConfig: Required value: vlanID is required when vlanMode is manual",
+        ),
+        (
+            json!({"cniType": "macvlan", "macvlan": {"master": ["a"], "vlanID": 4095}}),
+            "spec.macvlanConfig: Invalid value: 4095: invalid vlanId 4095, please make sure vlanId in range [0,4094]",
+        ),
+        (
+            json!({"cniType": "sriov", "sriov": {"resourceName": "x", "mtu": -1}}),
+            "spec.sriovConfig: Invalid value: -1: invalid mtu -1, please make sure mtu >= 0",
+        ),
+    ] {
+        assert_eq!(check(spec.clone()), expected, "{spec}");
+    }
+    let trunk = json!({"cniType": "ovs", "ovs": {"bridge": "b", "trunk": [{"id": 4095}]}});
+    assert!(check(trunk).ends_with("incorrect trunk id parameter"));
 }

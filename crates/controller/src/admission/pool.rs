@@ -1,7 +1,12 @@
 //! SpiderIPPool under admission: the rules are `ipam`'s; here they get the other pools ([`crate::pools::peers`]) and
 //! the addresses in use, read from the API itself.
 
-use ipam::rules::{self, Peer, PoolContext, PoolSpec, Refusal, Used};
+use std::{collections::HashSet, net::IpAddr};
+
+use ipam::{
+    pool::Source,
+    rules::{self, Peer, PoolContext, PoolSpec, Refusal, Used},
+};
 use k8s_api::{Holder, SpiderIP, SpiderIPPool, labels};
 use kube::{Api, ResourceExt, api::ListParams};
 
@@ -63,7 +68,7 @@ impl Pools {
         // Labels, finalizers and affinities change often and need no look at addresses in use.
         let addresses_change = before.ips != after.ips || before.exclude_ips != after.exclude_ips;
         let used = match addresses_change && !terminating {
-            true => used(&self.holders(&name).await?),
+            true => self.used(old).await?,
             false => Vec::new(),
         };
         let state = (terminating, new.finalizers());
@@ -82,7 +87,7 @@ impl Pools {
             return Ok(());
         }
         let name = pool.name_any();
-        let holders = used(&self.holders(&name).await?);
+        let holders = self.used(pool).await?;
         let Some(first) = holders.first() else { return Ok(()) };
         let text = format!(
             "IPPool {name} is in use: {} addresses are allocated, {} to {}; delete the pods first, or switch \
@@ -108,23 +113,28 @@ impl Pools {
         Ok(judged.map_err(unreadable("the SpiderIPPools"))??)
     }
 
-    async fn holders(&self, pool: &str) -> Result<Vec<SpiderIP>, Denied> {
-        let of_pool = ListParams::default().labels(&format!("{}={}", labels::IP_POOL, labels::value(pool)));
+    /// The addresses of a stored pool that are in use: its SpiderIPs, and what upstream's agents have recorded and is not imported yet.
+    async fn used(&self, pool: &SpiderIPPool) -> Result<Vec<Used>, Denied> {
+        let name = pool.name_any();
+        let of_pool = ListParams::default().labels(&format!("{}={}", labels::IP_POOL, labels::value(&name)));
         let ips = Api::<SpiderIP>::all(self.0.client.clone()).list(&of_pool).await;
-        let mut ips = ips.map_err(unreadable(format!("the SpiderIPs of pool {pool}")))?.items;
-        ips.retain(|ip| ip.spec.pool == pool);
-        Ok(ips)
+        let ips = ips.map_err(unreadable(format!("the SpiderIPs of pool {name}")))?.items;
+        let mut used: Vec<Used> = ips.iter().filter(|ip| ip.spec.pool == name).filter_map(claimed).collect();
+        if pool.source() == Source::Listed {
+            let records = pool.records().unwrap_or_default();
+            let recorded = records.iter().map(|(address, record)| Used { address, holder: record.pod.clone() });
+            let known: HashSet<IpAddr> = used.iter().map(|used| used.address).collect();
+            used.extend(recorded.filter(|used| !known.contains(&used.address)));
+        }
+        Ok(used)
     }
 }
 
-fn used(ips: &[SpiderIP]) -> Vec<Used> {
-    let view = |ip: &SpiderIP| {
-        let holder = match &ip.spec.holder {
-            Holder::Pod(pod) => format!("{}/{}", pod.namespace, pod.name),
-            Holder::Node(node) => format!("node {}", node.name),
-            Holder::Other => "a holder this version does not know".to_owned(),
-        };
-        Some(Used { address: ip.address()?, holder })
+fn claimed(ip: &SpiderIP) -> Option<Used> {
+    let holder = match &ip.spec.holder {
+        Holder::Pod(pod) => format!("{}/{}", pod.namespace, pod.name),
+        Holder::Node(node) => format!("node {}", node.name),
+        Holder::Other => "a holder this version does not know".to_owned(),
     };
-    ips.iter().filter_map(view).collect()
+    Some(Used { address: ip.address()?, holder })
 }
