@@ -7,21 +7,16 @@ mod world;
 use std::net::IpAddr;
 
 use k8s_api::{
-    FINALIZER, Holder, IpState, NetworkAttachmentDefinition, SpiderCoordinator, SpiderIP, SpiderIPPool,
-    SpiderMultusConfig,
+    FINALIZER, Holder, IpState, NetworkAttachmentDefinition, SpiderIP, SpiderIPPool, SpiderMultusConfig,
     ip::{NodeHolder, PodHolder},
 };
-use k8s_openapi::{
-    api::core::v1::{ConfigMap, Event},
-    apimachinery::pkg::apis::meta::v1::Time,
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, PostParams},
 };
 use serde_json::{Value, json};
-use world::{World, api_server, create, create_in, eventually};
+use world::{World, api_server, create, create_in, event, eventually, merge};
 
 fn ipvlan() -> Value {
     json!({"cniType": "ipvlan", "ipvlan": {"master": ["eth0"]}, "enableCoordinator": false})
@@ -35,10 +30,6 @@ fn definitions(client: &Client) -> Api<NetworkAttachmentDefinition> {
 
 fn configs(client: &Client) -> Api<SpiderMultusConfig> {
     Api::namespaced(client.clone(), "default")
-}
-
-async fn merge<K: Clone + std::fmt::Debug + serde::de::DeserializeOwned>(api: &Api<K>, name: &str, patch: Value) -> K {
-    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap()
 }
 
 async fn definition_with(client: &Client, name: &str, config: &str) -> NetworkAttachmentDefinition {
@@ -118,6 +109,68 @@ async fn a_network_without_owner_is_taken_over_and_one_of_another_controller_is_
     world.end().await;
 }
 
+/// Every way to edit a definition by hand: what the config says comes back, at once and not only at the next resync.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_edited_in_a_network_by_hand_is_put_right() {
+    let world = World::with(world::BOTH, &[("SPIDERPOOL_MULTUS_CONFIG_INFORMER_RESYNC_PERIOD", "3600")]).await;
+    let client = &world.client;
+    let named = json!({"metadata": {"annotations": {"multus.spidernet.io/cr-name": "wire"}}, "spec": ipvlan()});
+    create_in::<SpiderMultusConfig>(client, "default", "net", named).await.unwrap();
+    let config = IPVLAN.replace("\"net\"", "\"wire\"");
+    let made = definition_with(client, "wire", &config).await;
+    let owners = serde_json::to_value(made.owner_references()).unwrap();
+    let map = create_in::<ConfigMap>(client, "default", "a", json!({})).await.unwrap();
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": map.uid()});
+    let rows = [
+        ("another configuration", json!({"spec": {"config": "{}"}})),
+        ("no configuration", json!({"spec": {"config": null}})),
+        ("no owner", json!({"metadata": {"ownerReferences": null}})),
+        ("another owner beside", json!({"metadata": {"ownerReferences": [other, owners[0]]}})),
+        ("a resource", json!({"metadata": {"annotations": {"k8s.v1.cni.cncf.io/resourceName": "x/vf"}}})),
+        ("an annotation of the config", json!({"metadata": {"annotations": {"multus.spidernet.io/cr-name": null}}})),
+    ];
+    for (what, edit) in rows {
+        merge(&definitions(client), "wire", edit).await;
+        eventually(&format!("{what}: put right"), || async {
+            let found = definitions(client).get("wire").await.unwrap();
+            let owned = found.owner_references().iter().any(|owner| owner.controller == Some(true));
+            let annotations = json!({"multus.spidernet.io/cr-name": "wire"});
+            let right = owned
+                && found.spec.config.as_deref() == Some(config.as_str())
+                && serde_json::to_value(found.annotations()).unwrap() == annotations;
+            (right && found.uid() == made.uid()).then_some(())
+        })
+        .await;
+    }
+    // Somebody else's owner reference and labels are theirs.
+    assert_eq!(definitions(client).get("wire").await.unwrap().owner_references().len(), 2);
+    merge(&definitions(client), "wire", json!({"metadata": {"labels": {"a": "b"}}})).await;
+    definitions(client).delete("wire", &DeleteParams::default()).await.unwrap();
+    let again = eventually("a new definition", || async {
+        definitions(client).get_opt("wire").await.unwrap().filter(|found| found.uid() != made.uid())
+    })
+    .await;
+    assert_eq!((again.spec.config, again.metadata.labels), (Some(config), None));
+    world.end().await;
+}
+
+/// Two want the same name, or somebody was there first: the config gets the name when it is free, without waiting for a resync.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_is_written_once_its_name_is_free() {
+    let world = World::with(world::BOTH, &[("SPIDERPOOL_MULTUS_CONFIG_INFORMER_RESYNC_PERIOD", "3600")]).await;
+    let client = &world.client;
+    let owner = create_in::<ConfigMap>(client, "default", "owner", json!({})).await.unwrap();
+    let reference =
+        json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.uid(), "controller": true}]);
+    let foreign = json!({"metadata": {"ownerReferences": reference}, "spec": {"config": "{}"}});
+    create_in::<NetworkAttachmentDefinition>(client, "default", "net", foreign).await.unwrap();
+    create_in::<SpiderMultusConfig>(client, "default", "net", json!({"spec": ipvlan()})).await.unwrap();
+    event(client, "default", "NetworkNotWritten").await;
+    definitions(client).delete("net", &DeleteParams::default()).await.unwrap();
+    definition_with(client, "net", IPVLAN).await;
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_of_a_former_name_is_deleted() {
     let world = World::start().await;
@@ -131,76 +184,6 @@ async fn a_network_of_a_former_name_is_deleted() {
         definitions(client).get_opt("other").await.unwrap().is_none().then_some(())
     })
     .await;
-    world.end().await;
-}
-
-async fn event(client: &Client, namespace: &str, reason: &str) -> Event {
-    let api = Api::<Event>::namespaced(client.clone(), namespace);
-    eventually(&format!("event {reason}"), || async {
-        let events = api.list(&ListParams::default()).await.unwrap();
-        events.items.into_iter().find(|event| event.reason.as_deref() == Some(reason))
-    })
-    .await
-}
-
-async fn coordinator_in_phase(client: &Client, phase: &str) -> SpiderCoordinator {
-    let api = Api::<SpiderCoordinator>::all(client.clone());
-    eventually(&format!("coordinator {phase}"), || async {
-        let found = api.get_opt("default").await.unwrap()?;
-        (found.status.as_ref()?.phase == phase).then_some(found)
-    })
-    .await
-}
-
-fn kubeadm(pods: &str) -> Value {
-    let text = format!("networking:\n  podSubnet: {pods}\n  serviceSubnet: 10.233.0.0/18,fd00:10:233::/116\n");
-    json!({"data": {"ClusterConfiguration": text}})
-}
-
-const CLUSTER: (&str, &str) = ("SPIDERPOOL_INIT_DEFAULT_COORDINATOR_POD_CIDR_TYPE", "cluster");
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_default_coordinator_is_made_and_knows_the_clusters_cidrs() {
-    let world = World::with(world::BOTH, &[CLUSTER]).await;
-    let client = &world.client;
-    let waiting = coordinator_in_phase(client, "NotReady").await;
-    assert!(waiting.status.unwrap().reason.unwrap().contains("kubeadm-config"));
-    assert!(event(client, "default", "ClusterNotReady").await.message.unwrap().contains("create the ConfigMap"));
-    assert_eq!(waiting.spec.hijack_cidr, Some(vec!["169.254.0.0/16".to_owned()]));
-
-    create_in::<ConfigMap>(client, "kube-system", "kubeadm-config", kubeadm("10.233.64.0/18")).await.unwrap();
-    let status = coordinator_in_phase(client, "Synced").await.status.unwrap();
-    assert_eq!(status.overlay_pod_cidr, Some(vec!["10.233.64.0/18".to_owned()]));
-    assert_eq!(status.service_cidr, Some(vec!["10.233.0.0/18".to_owned(), "fd00:10:233::/116".to_owned()]));
-    assert_eq!(status.reason, None);
-
-    let maps = Api::<ConfigMap>::namespaced(client.clone(), "kube-system");
-    merge(&maps, "kubeadm-config", kubeadm("10.99.0.0/16")).await;
-    let api = Api::<SpiderCoordinator>::all(client.clone());
-    eventually("the new CIDR", || async {
-        let status = api.get("default").await.unwrap().status?;
-        (status.overlay_pod_cidr == Some(vec!["10.99.0.0/16".to_owned()])).then_some(())
-    })
-    .await;
-
-    merge(&api, "default", json!({"spec": {"podCIDRType": "none"}})).await;
-    eventually("no overlay", || async {
-        let status = api.get("default").await.unwrap().status?;
-        (status.overlay_pod_cidr == Some(vec![]) && status.phase == "Synced").then_some(())
-    })
-    .await;
-    event(client, "default", "PodCIDRTypeChanged").await;
-    world.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_coordinator_goes() {
-    let world = World::start().await;
-    let client = &world.client;
-    create::<SpiderCoordinator>(client, "spare", json!({"spec": {"podCIDRType": "none"}})).await.unwrap();
-    let api = Api::<SpiderCoordinator>::all(client.clone());
-    api.delete("spare", &DeleteParams::default()).await.unwrap();
-    eventually("no coordinator", || async { api.get_opt("spare").await.unwrap().is_none().then_some(()) }).await;
     world.end().await;
 }
 

@@ -63,11 +63,11 @@ fn list(text: &str) -> Vec<String> {
 }
 
 /// The type that `auto` stands for, by the name of the cluster's default CNI network.
-pub fn type_of_network(name: Option<&str>) -> PodCidrType {
+pub fn type_of_network(name: &str) -> PodCidrType {
     match name {
-        Some("calico" | "k8s-pod-network") => PodCidrType::Calico,
-        Some("cilium") => PodCidrType::Cilium,
-        Some("flannel") => PodCidrType::Cluster,
+        "calico" | "k8s-pod-network" => PodCidrType::Calico,
+        "cilium" => PodCidrType::Cilium,
+        "flannel" => PodCidrType::Cluster,
         _ => PodCidrType::None,
     }
 }
@@ -138,6 +138,19 @@ mod tests {
     }
 
     #[test]
+    fn networks_that_are_known_tell_the_type() {
+        for (name, expected) in [
+            ("calico", PodCidrType::Calico),
+            ("k8s-pod-network", PodCidrType::Calico),
+            ("cilium", PodCidrType::Cilium),
+            ("flannel", PodCidrType::Cluster),
+            ("weave", PodCidrType::None),
+        ] {
+            assert_eq!(type_of_network(name), expected, "{name}");
+        }
+    }
+
+    #[test]
     fn cilium_modes() {
         let pool = [
             ("ipam", "cluster-pool"),
@@ -146,7 +159,11 @@ mod tests {
         ];
         let expected = ["10.3.0.0/16", "10.4.0.0/16", "fd00::/56"].map(str::to_owned);
         assert_eq!(of_cilium(&data(&pool)), Cilium::Given(expected.to_vec()));
+        let beta = [("ipam", "cluster-pool-v2beta"), ("cluster-pool-ipv4-cidr", "10.3.0.0/16")];
+        assert_eq!(of_cilium(&data(&beta)), Cilium::Given(vec!["10.3.0.0/16".to_owned()]));
+        assert_eq!(of_cilium(&data(&[("ipam", "multi-pool")])), Cilium::Pools);
         assert_eq!(of_cilium(&data(&[("ipam", "kubernetes")])), Cilium::Kubernetes);
+        assert_eq!(of_cilium(&data(&[("ipam", "eni")])), Cilium::Unknown("eni".to_owned()));
         assert_eq!(of_cilium(&data(&[])), Cilium::Unknown(String::new()));
     }
 }

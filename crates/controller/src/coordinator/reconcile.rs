@@ -1,7 +1,7 @@
 //! Keeps the default SpiderCoordinator in existence and the cluster's CIDRs in its status.
 //!
-//! Sources: ConfigMap `kube-system/kubeadm-config`, the command line of kube-controller-manager, ServiceCIDRs, Calico's and
-//! Cilium's pools. What a type does not need is not read. A source that fails makes the status NotReady with a reason that
+//! Sources: ServiceCIDRs, ConfigMap `kube-system/kubeadm-config`, the command line of kube-controller-manager, Calico's and
+//! Cilium's pools, in this order. What a type does not need, or an earlier source tells, is not read. A source that fails makes the status NotReady with a reason that
 //! says what to do, and is tried again; agents refuse coordinator plugins until the status is Synced.
 
 use std::{
@@ -89,6 +89,9 @@ pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infal
     let name = context.settings.name.clone();
     let of_cluster = move |_: ConfigMap| Some(ObjectRef::new(&name));
     let kubeadm = Api::<ConfigMap>::namespaced(client.clone(), "kube-system");
+    let (namespace, cilium) = &context.settings.cilium_config;
+    let of_cilium = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+    let only = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
     let creation = Arc::clone(&context);
     let create = async {
         let stop = stop.clone();
@@ -104,7 +107,8 @@ pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infal
         }
     };
     let reconcile = Controller::new(Api::<SpiderCoordinator>::all(client.clone()), watcher::Config::default())
-        .watches(kubeadm, watcher::Config::default().fields("metadata.name=kubeadm-config"), of_cluster)
+        .watches(kubeadm, only("kubeadm-config"), of_cluster.clone())
+        .watches(of_cilium, only(cilium), of_cluster)
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, |_, _, _| Action::requeue(RETRY), Arc::clone(&context))
         .for_each(async |outcome| match outcome {
@@ -222,12 +226,9 @@ async fn note_type(coordinator: &SpiderCoordinator, context: &Context) {
 }
 
 async fn find(coordinator: &SpiderCoordinator, context: &Context) -> Result<Cidrs, NotReady> {
+    let client = &context.client;
     let kind = match coordinator.spec.pod_cidr_type {
-        Some(PodCidrType::Auto) => {
-            let dir = &context.settings.cni_dir;
-            let failed = |source| NotReady::Directory { dir: dir.display().to_string(), source };
-            cidrs::type_of_network(default_network(dir).await.map_err(failed)?.as_deref())
-        }
+        Some(PodCidrType::Auto) => detected(context).await?,
         Some(kind) => kind,
         None => {
             return Err(NotReady::Unknown(
@@ -235,15 +236,25 @@ async fn find(coordinator: &SpiderCoordinator, context: &Context) -> Result<Cidr
             ));
         }
     };
-    let cluster = of_cluster(&context.client).await?;
-    let services = match service_cidrs(&context.client).await? {
+    let mut cluster = OfCluster { client, read: None };
+    let services = match service_cidrs(client).await? {
         Some(services) => services,
-        None => cluster.services.clone(),
+        None => cluster.cidrs().await?.services,
+    };
+    let pods = match kind {
+        PodCidrType::None | PodCidrType::Auto => Vec::new(),
+        PodCidrType::Cluster => cluster.cidrs().await?.pods,
+        PodCidrType::Calico => calico(client).await?.ok_or_else(|| {
+            NotReady::Unknown(
+                "Calico's IPPools are not there: install Calico, or choose another spec.podCIDRType".to_owned(),
+            )
+        })?,
+        PodCidrType::Cilium => cilium(coordinator, context, &mut cluster).await?,
     };
     let missing = match kind {
-        PodCidrType::None => None,
+        PodCidrType::None | PodCidrType::Auto => None,
         _ if services.is_empty() => Some("service"),
-        PodCidrType::Cluster if cluster.pods.is_empty() => Some("pod"),
+        PodCidrType::Cluster if pods.is_empty() => Some("pod"),
         _ => None,
     };
     if let Some(what) = missing {
@@ -251,13 +262,38 @@ async fn find(coordinator: &SpiderCoordinator, context: &Context) -> Result<Cidr
         context.events.warning(coordinator, "ClusterNotReady", error.to_string()).await;
         return Err(error);
     }
-    let pods = match kind {
-        PodCidrType::None | PodCidrType::Auto => Vec::new(),
-        PodCidrType::Cluster => cluster.pods,
-        PodCidrType::Calico => calico(&context.client).await?,
-        PodCidrType::Cilium => cilium(coordinator, context, cluster.pods).await?,
-    };
     Ok(Cidrs { pods, services })
+}
+
+/// What `auto` stands for: the network that this node's CNI configuration names. Where there is none (not every node that a
+/// controller runs on has pods of the cluster's network) the API tells.
+async fn detected(context: &Context) -> Result<PodCidrType, NotReady> {
+    let dir = &context.settings.cni_dir;
+    let failed = |source| NotReady::Directory { dir: dir.display().to_string(), source };
+    if let Some(network) = default_network(dir).await.map_err(failed)? {
+        return Ok(cidrs::type_of_network(&network));
+    }
+    if calico(&context.client).await?.is_some_and(|cidrs| !cidrs.is_empty()) {
+        return Ok(PodCidrType::Calico);
+    }
+    Ok(if cilium_config(context).await?.is_some() { PodCidrType::Cilium } else { PodCidrType::None })
+}
+
+/// The cluster's own CIDRs, read when they are first asked for.
+struct OfCluster<'a> {
+    client: &'a Client,
+    read: Option<Cidrs>,
+}
+
+impl OfCluster<'_> {
+    async fn cidrs(&mut self) -> Result<Cidrs, NotReady> {
+        if let Some(read) = &self.read {
+            return Ok(read.clone());
+        }
+        let read = of_cluster(self.client).await?;
+        self.read = Some(read.clone());
+        Ok(read)
+    }
 }
 
 fn unknown(what: &str) -> NotReady {
@@ -303,34 +339,39 @@ async fn service_cidrs(client: &Client) -> Result<Option<Vec<String>>, NotReady>
     Ok(None)
 }
 
-async fn calico(client: &Client) -> Result<Vec<String>, NotReady> {
+/// Calico's pod CIDRs; `None` where the API does not know its kind.
+async fn calico(client: &Client) -> Result<Option<Vec<String>>, NotReady> {
     let pools = foreign(client, "crd.projectcalico.org", "v1", "IPPool", "ippools").await?;
-    let Some(pools) = pools else {
-        return Err(NotReady::Unknown(
-            "Calico's IPPools are not there: install Calico, or choose another spec.podCIDRType".to_owned(),
-        ));
-    };
-    let enabled = pools.iter().filter(|pool| pool.data["spec"]["disabled"] != json!(true));
-    Ok(enabled.filter_map(|pool| pool.data["spec"]["cidr"].as_str().map(str::to_owned)).collect())
+    Ok(pools.map(|pools| {
+        let enabled = pools.iter().filter(|pool| pool.data["spec"]["disabled"] != json!(true));
+        enabled.filter_map(|pool| pool.data["spec"]["cidr"].as_str().map(str::to_owned)).collect()
+    }))
+}
+
+async fn cilium_config(context: &Context) -> Result<Option<ConfigMap>, NotReady> {
+    let (namespace, name) = &context.settings.cilium_config;
+    let map = Api::<ConfigMap>::namespaced(context.client.clone(), namespace).get_opt(name).await;
+    map.map_err(|source| NotReady::Unreadable { what: format!("ConfigMap {namespace}/{name}"), source })
 }
 
 async fn cilium(
     coordinator: &SpiderCoordinator,
     context: &Context,
-    of_cluster: Vec<String>,
+    cluster: &mut OfCluster<'_>,
 ) -> Result<Vec<String>, NotReady> {
     let (namespace, name) = &context.settings.cilium_config;
     let what = format!("ConfigMap {namespace}/{name}");
-    let maps = Api::<ConfigMap>::namespaced(context.client.clone(), namespace);
-    let map = maps.get_opt(name).await.map_err(|source| NotReady::Unreadable { what: what.clone(), source })?;
-    let Some(map) = map else {
+    let Some(map) = cilium_config(context).await? else {
         let text = format!("{what} is not there: install Cilium, or choose another spec.podCIDRType");
         context.events.warning(coordinator, "CiliumNotReady", text.clone()).await;
         return Err(NotReady::Unknown(text));
     };
     match cidrs::of_cilium(&map.data.unwrap_or_default()) {
         Cilium::Given(cidrs) => Ok(cidrs),
-        Cilium::Kubernetes => Ok(of_cluster),
+        Cilium::Kubernetes => match cluster.cidrs().await?.pods {
+            pods if pods.is_empty() => Err(unknown("pod")),
+            pods => Ok(pods),
+        },
         Cilium::Pools => {
             let pools =
                 foreign(&context.client, "cilium.io", "v2alpha1", "CiliumPodIPPool", "ciliumpodippools").await?;

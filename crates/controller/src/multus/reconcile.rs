@@ -1,7 +1,7 @@
 //! Keeps the NetworkAttachmentDefinition of every SpiderMultusConfig as [`network`] says.
 //!
-//! Guarantees: exactly one definition per config, created, put right after foreign edits, made again after deletion; a
-//! definition of a former name is deleted; what another SpiderMultusConfig or another controller owns is left alone,
+//! Guarantees: exactly one definition per config, created, put right after foreign edits (also of its owner), made again after
+//! deletion; a definition of a former name is deleted; what another SpiderMultusConfig or another controller owns is left alone,
 //! with an Event. Deleting a config deletes its definition by owner reference.
 //!
 //! Every write names UID and version of the definition it was decided on; a conflict means to look again.
@@ -21,6 +21,7 @@ use kube::{
     runtime::{
         Controller,
         controller::{self, Action},
+        reflector::{ObjectRef, Store},
         watcher,
     },
 };
@@ -85,8 +86,10 @@ pub enum Error {
 pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infallible> {
     let configs = Api::<SpiderMultusConfig>::all(context.client.clone());
     let definitions = Api::<NetworkAttachmentDefinition>::all(context.client.clone());
-    Controller::new(configs, watcher::Config::default())
-        .owns(definitions, watcher::Config::default())
+    let controller = Controller::new(configs, watcher::Config::default());
+    let known = controller.store();
+    controller
+        .watches(definitions, watcher::Config::default(), move |definition| concerned(&definition, &known))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, _, _| Action::requeue(RETRY), Arc::new(context))
         .for_each(async |outcome| match outcome {
@@ -98,6 +101,23 @@ pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infal
         })
         .await;
     Ok(())
+}
+
+/// The configs that a definition is or should be of. By its name too: somebody may have taken its owner away, and one that
+/// stood in the way may be gone.
+fn concerned(
+    definition: &NetworkAttachmentDefinition,
+    known: &Store<SpiderMultusConfig>,
+) -> Vec<ObjectRef<SpiderMultusConfig>> {
+    let namespace = definition.namespace().unwrap_or_default();
+    let owners = definition.owner_references().iter().filter(|owner| owner.kind == SpiderMultusConfig::KIND);
+    let owners = owners.map(|owner| ObjectRef::new(&owner.name).within(&namespace));
+    let (configs, name) = (known.state(), definition.name_any());
+    let namesakes = configs
+        .iter()
+        .filter(|config| config.metadata.namespace.as_ref() == Some(&namespace) && network::name(config) == name)
+        .map(|config| ObjectRef::from_obj(&**config));
+    owners.chain(namesakes).collect()
 }
 
 async fn reconcile(config: Arc<SpiderMultusConfig>, context: Arc<Context>) -> Result<Action, Error> {

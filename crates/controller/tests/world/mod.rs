@@ -14,10 +14,12 @@ use controller::{
     settings::{Cli, Command, Settings},
 };
 use daemon::{Env, Readiness, Stop, Tasks};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    api::core::v1::Event, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api, Client, Resource,
-    api::{ObjectMeta, PostParams},
+    api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -206,4 +208,23 @@ pub async fn create_raw(client: &Client, kind: &str, plural: &str, name: &str, m
         .body(serde_json::to_vec(&rest).unwrap())
         .unwrap();
     client.request(request).await
+}
+
+/// Changes a stored object.
+pub async fn merge<K: Clone + std::fmt::Debug + serde::de::DeserializeOwned>(
+    api: &Api<K>,
+    name: &str,
+    patch: Value,
+) -> K {
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap()
+}
+
+/// Waits for an Event.
+pub async fn event(client: &Client, namespace: &str, reason: &str) -> Event {
+    let api = Api::<Event>::namespaced(client.clone(), namespace);
+    eventually(&format!("event {reason}"), || async {
+        let events = api.list(&ListParams::default()).await.unwrap();
+        events.items.into_iter().find(|event| event.reason.as_deref() == Some(reason))
+    })
+    .await
 }
