@@ -36,6 +36,8 @@ pub struct Settings {
     pub stateful_set: bool,
     /// `tuneSysctlConfig`.
     pub tune_sysctls: bool,
+    /// `SPIDERPOOL_COORDINATOR_DEAFULT_NAME` (upstream's spelling, and the right one): whose configuration coordinator plugins get.
+    pub coordinator: String,
 }
 
 /// Settings that cannot be used.
@@ -96,8 +98,14 @@ impl Settings {
             namespace,
             stateful_set: config.enable_stateful_set,
             tune_sysctls: config.tune_sysctl_config,
+            coordinator: coordinator(env),
         })
     }
+}
+
+fn coordinator(env: &Env) -> String {
+    let given = env.text("SPIDERPOOL_COORDINATOR_DEAFULT_NAME", &env.text("SPIDERPOOL_COORDINATOR_DEFAULT_NAME", ""));
+    if given.is_empty() { "default".to_owned() } else { given }
 }
 
 /// `SPIDERPOOL_LOG_LEVEL`; set but empty is an error.
@@ -161,6 +169,7 @@ mod tests {
         assert_eq!((settings.health_port, settings.metric_port, settings.node.as_str()), (5710, None, "node-a"));
         assert!(settings.release_conflict_ips && settings.select.enable_ipv4 && !settings.select.enable_ipv6);
         assert_eq!(settings.select.nad.cluster_network, None);
+        assert_eq!(settings.coordinator, "default");
     }
 
     #[test]
@@ -171,10 +180,12 @@ mod tests {
             ("SPIDERPOOL_HEALTH_PORT", "7000"),
             ("MULTUS_CLUSTER_NETWORK", "kube-system/net"),
             ("SPIDERPOOL_GOPS_LISTEN_PORT", ""),
+            ("SPIDERPOOL_COORDINATOR_DEAFULT_NAME", "other"),
         ];
         let settings = settings(&env, "enableIPv6: true").unwrap();
         assert_eq!((settings.health_port, settings.metric_port), (7000, Some(0)));
         assert_eq!(settings.select.nad.cluster_network.as_deref(), Some("kube-system/net"));
+        assert_eq!(settings.coordinator, "other");
     }
 
     #[test]

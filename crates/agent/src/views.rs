@@ -37,7 +37,7 @@ pub enum CoordinatorError {
 /// What the coordinator is to do for a pod.
 pub async fn coordinator(agent: &Agent, args: CoordinatorArgs) -> Result<CoordinatorConfig, CoordinatorError> {
     let pod = agent.pod(&args.pod_namespace, &args.pod_name, "").await?;
-    let coordinator = first(agent).await?;
+    let coordinator = chosen(agent).await?;
     let status = &coordinator.status;
     if status.phase != SpiderCoordinatorStatus::SYNCED {
         let (name, phase, reason) = (coordinator.name.clone(), status.phase.clone(), status.reason.clone());
@@ -64,19 +64,20 @@ pub async fn coordinator(agent: &Agent, args: CoordinatorArgs) -> Result<Coordin
     })
 }
 
-/// `default` if there is one, else the first by name.
-async fn first(agent: &Agent) -> Result<Arc<Coordinator>, CoordinatorError> {
-    let cached = preferred(agent.caches.coordinators.all());
+/// The one of the configured name if there is one, else the first by name.
+async fn chosen(agent: &Agent) -> Result<Arc<Coordinator>, CoordinatorError> {
+    let name = &agent.settings.coordinator;
+    let cached = preferred(name, agent.caches.coordinators.all());
     if let Some(cached) = cached.filter(|cached| cached.status.phase == SpiderCoordinatorStatus::SYNCED) {
         return Ok(cached);
     }
     // Absent or not ready is worth a look: the watch may be behind.
     let live = networks::read_coordinators(&agent.client).await.map_err(CoordinatorError::Unreadable)?;
-    preferred(live.into_iter().map(Arc::new).collect()).ok_or(CoordinatorError::Absent)
+    preferred(name, live.into_iter().map(Arc::new).collect()).ok_or(CoordinatorError::Absent)
 }
 
-fn preferred(coordinators: Vec<Arc<Coordinator>>) -> Option<Arc<Coordinator>> {
-    coordinators.into_iter().min_by_key(|one| (one.name != "default", one.name.clone()))
+fn preferred(name: &str, coordinators: Vec<Arc<Coordinator>>) -> Option<Arc<Coordinator>> {
+    coordinators.into_iter().min_by_key(|one| (one.name != name, one.name.clone()))
 }
 
 /// The addresses of a pod; `None` when it has none.

@@ -16,6 +16,10 @@
   valueFrom:
     fieldRef:
       fieldPath: spec.nodeName
+{{- if .Values.coordinator.enabled }}
+- name: SPIDERPOOL_COORDINATOR_DEAFULT_NAME # upstream's spelling
+  value: {{ .Values.coordinator.name | quote }}
+{{- end }}
 {{- with .Values.multus.multusCNI.defaultCniCRName }}
 - name: MULTUS_CLUSTER_NETWORK
   value: {{ printf "%s/%s" $.Release.Namespace . | quote }}

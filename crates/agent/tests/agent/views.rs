@@ -5,13 +5,12 @@ use k8s_api::{NetworkAttachmentDefinition, SpiderCoordinator};
 use kube::Api;
 use serde_json::{Value, json};
 
-async fn coordinator(world: &World, spec: Value, status: Value) {
-    let object: SpiderCoordinator =
-        serde_json::from_value(json!({"metadata": {"name": "default"}, "spec": spec})).unwrap();
+async fn coordinator(world: &World, name: &str, spec: Value, status: Value) {
+    let object: SpiderCoordinator = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
     let api: Api<SpiderCoordinator> = world.api();
     api.create(&Default::default(), &object).await.unwrap();
     let patch = kube::api::Patch::Merge(json!({"status": status}));
-    api.patch_status("default", &Default::default(), &patch).await.unwrap();
+    api.patch_status(name, &Default::default(), &patch).await.unwrap();
 }
 
 #[tokio::test]
@@ -24,6 +23,7 @@ async fn the_coordinator_configuration_is_told_once_the_cidrs_are_known() {
     assert_eq!(ask().await, (500, "no SpiderCoordinator exists".into()));
     coordinator(
         &world,
+        "default",
         json!({"mode": "underlay", "podCIDRType": "cluster", "hijackCIDR": ["169.254.0.0/16"], "podDefaultRouteNIC": "eth0", "vethMTU": 1500}),
         json!({"phase": "NotReady", "reason": "no kubeadm-config"}),
     )
@@ -45,6 +45,24 @@ async fn the_coordinator_configuration_is_told_once_the_cidrs_are_known() {
     let (status, error) =
         call(&agent.socket, "GET", "/v1/coordinator/config", &json!({"podName": "x", "podNamespace": "ns1"})).await;
     assert_eq!((status, error), (500, "Pod ns1/x does not exist".into()));
+}
+
+#[tokio::test]
+async fn of_several_coordinators_the_configured_one_counts() {
+    let world = World::new().await;
+    let synced = |cidr: &str| json!({"phase": "Synced", "overlayPodCIDR": [], "serviceCIDR": [cidr]});
+    for (name, cidr) in [("a", "10.1.0.0/16"), ("b", "10.2.0.0/16"), ("default", "10.3.0.0/16")] {
+        coordinator(&world, name, json!({"podCIDRType": "none"}), synced(cidr)).await;
+    }
+    world.pod("web", json!({})).await;
+    for (configured, expected) in [("b", "10.2.0.0/16"), ("", "10.3.0.0/16"), ("gone", "10.1.0.0/16")] {
+        let env = [("SPIDERPOOL_COORDINATOR_DEAFULT_NAME", configured)];
+        let agent = world.agent_with("node-a", "", &env).await;
+        let args = json!({"podName": "web", "podNamespace": "ns1"});
+        let (status, answer) = call(&agent.socket, "GET", "/v1/coordinator/config", &args).await;
+        assert_eq!((status, &answer["serviceCIDR"]), (200, &json!([expected])), "{configured:?}: {answer}");
+        agent.stop().await;
+    }
 }
 
 #[tokio::test]
