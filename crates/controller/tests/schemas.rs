@@ -4,6 +4,8 @@
 
 mod world;
 
+use axum::http;
+use ipam::rules::{self, Enabled, FieldError, PoolContext, Refusal};
 use k8s_api::{Holder, IpState, SpiderIP, SpiderIPPool, SpiderMultusConfig, ip::PodHolder};
 use kube::{
     Api, Client,
@@ -126,4 +128,59 @@ async fn schemas_fill_in_upstreams_defaults_and_drop_what_they_do_not_know() {
         (Some(0), Some("10.9.0.1/24")),
         "status is stored through the main resource"
     );
+}
+
+/// The rule of a definition and that of the webhook say the same of the same field.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_change_is_refused_without_any_webhook_in_the_webhooks_words() {
+    let (client, _server) = api_server().await;
+    let v4 = json!({"ipVersion": 4, "subnet": "10.9.0.0/24"});
+    let reserved = json!({"ipVersion": 4, "ips": ["10.9.0.1"]});
+    let rows = [
+        ("SpiderIPPool", "spiderippools", &v4, json!({"subnet": "10.9.0.0/23"})),
+        ("SpiderIPPool", "spiderippools", &v4, json!({"ipVersion": 6})),
+        ("SpiderSubnet", "spidersubnets", &v4, json!({"subnet": "10.9.0.0/23"})),
+        ("SpiderSubnet", "spidersubnets", &v4, json!({"ipVersion": 6})),
+        ("SpiderReservedIP", "spiderreservedips", &reserved, json!({"ipVersion": 6})),
+    ];
+    for (index, (kind, plural, old, change)) in rows.into_iter().enumerate() {
+        let what = format!("{kind} {change}");
+        let mut object = create_raw(&client, kind, plural, &format!("o{index}"), json!({"spec": old})).await.unwrap();
+        json_patch::merge(&mut object["spec"], &change);
+        let path = format!("/apis/{}/{plural}/o{index}", k8s_api::API_VERSION);
+        let request = http::Request::put(path).header("content-type", "application/json");
+        let put = client.request::<Value>(request.body(serde_json::to_vec(&object).unwrap()).unwrap()).await;
+        let Err(kube::Error::Api(status)) = put else { panic!("{what}: {put:?}") };
+        let found: Vec<_> = status.details.as_ref().unwrap().causes.iter().collect();
+        let [cause] = found.as_slice() else { panic!("{what}: {found:?}") };
+        let expected = webhook(kind, old, &object["spec"]);
+        assert_eq!(
+            (cause.field.as_str(), cause.reason.as_str(), cause.message.as_str()),
+            (expected.field.as_str(), expected.kind.reason(), expected.cause().as_str()),
+            "{what}"
+        );
+    }
+    let unset = create_raw(&client, "SpiderIPPool", "spiderippools", "u", json!({"spec": {"subnet": "10.9.0.0/24"}}));
+    unset.await.unwrap();
+    let filled = Patch::Merge(json!({"spec": {"ipVersion": 4}}));
+    Api::<SpiderIPPool>::all(client).patch("u", &PatchParams::default(), &filled).await.unwrap();
+}
+
+/// What the webhook's rule says of an update.
+fn webhook(kind: &str, old: &Value, new: &Value) -> FieldError {
+    fn spec<T: serde::de::DeserializeOwned>(spec: &Value) -> T {
+        serde_json::from_value(spec.clone()).unwrap()
+    }
+    let context = PoolContext { enabled: Enabled::BOTH, peers: &[], owner: None };
+    let finalizers: &[String] = &[];
+    let (labels, living) = (ipam::Labels::new(), (false, finalizers));
+    let verdict = match kind {
+        "SpiderIPPool" => rules::validate_pool_update("o", (&spec(old), &spec(new)), &labels, living, &[], &context),
+        "SpiderSubnet" => rules::validate_subnet_update("o", (&spec(old), &spec(new)), living, &[], Enabled::BOTH),
+        _ => rules::validate_reserved_update("o", (&spec(old), &spec(new)), false, Enabled::BOTH),
+    };
+    match verdict {
+        Err(Refusal::Invalid(mut errors)) if errors.len() == 1 => errors.remove(0),
+        other => panic!("{kind}: {other:?}"),
+    }
 }
