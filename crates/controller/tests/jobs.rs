@@ -86,7 +86,7 @@ async fn init_waits_for_the_controller_and_makes_what_is_missing() {
     assert_eq!(coordinator.spec.hijack_cidr, Some(vec!["169.254.0.0/16".to_owned()]));
     let networks = Api::<SpiderMultusConfig>::namespaced(client.clone(), "kube-system");
     let network = networks.get("ipvlan-eth0").await.unwrap();
-    assert_eq!((network.spec.custom_cni.as_deref(), network.spec.enable_coordinator), (Some(""), None));
+    assert_eq!((network.spec.custom_cni.as_deref(), network.spec.enable_coordinator), (Some(""), Some(true)));
 
     // Again, without a controller, and after somebody changed something: what exists is left alone.
     let edit = Patch::Merge(json!({"spec": {"disable": true}}));

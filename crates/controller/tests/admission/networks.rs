@@ -383,9 +383,9 @@ async fn a_networks_name_is_not_changed_and_not_taken_from_another() {
 async fn the_empty_network_that_the_installation_makes_may_become_any_type() {
     let world = World::start().await;
     let made = network(&world.client, json!({}), json!({"cniType": "custom", "customCNI": ""})).await.unwrap();
-    assert_eq!((made.spec.custom_cni.as_deref(), made.spec.enable_coordinator), (Some(""), Some(false)));
+    assert_eq!((made.spec.custom_cni.as_deref(), made.spec.enable_coordinator), (Some(""), Some(true)));
     let api = Api::<SpiderMultusConfig>::namespaced(world.client.clone(), "default");
-    let spec = json!({"cniType": "ipvlan", "enableCoordinator": true, "ipvlan": {"master": ["eth0"]}});
+    let spec = json!({"cniType": "ipvlan", "ipvlan": {"master": ["eth0"]}});
     api.patch("net", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await.unwrap();
     let definitions = Api::<NetworkAttachmentDefinition>::namespaced(world.client.clone(), "default");
     eventually("its definition", || async {

@@ -55,7 +55,7 @@ async fn a_pool_in_use_keeps_its_subnet_and_its_addresses_in_use() {
         ("ipVersion", json!({"ipVersion": 6}), FORBIDDEN, "spec.ipVersion", "not changeable"),
         ("in use", json!({"ips": ["10.9.0.13-10.9.0.20"]}), FORBIDDEN, "spec.ips", "10.9.0.12"),
         ("in use, excluded", json!({"excludeIPs": ["10.9.0.12"]}), FORBIDDEN, "spec.ips", "ns/web-0"),
-        ("6", json!({"ips": ["10.9.0.10-10.9.1.20"]}), INVALID, "spec.ips[0]", "not pertains"),
+        ("6", json!({"ips": ["10.9.0.10-10.9.0.20", "10.9.1.20"]}), INVALID, "spec.ips[1]", "not pertains"),
         ("7", json!({"ips": ["10.9.0.10-10.9.0.40"]}), FORBIDDEN, "spec.ips", "overlaps with IPPool neighbour"),
         ("8", json!({"gateway": "10.9.0.12"}), INVALID, "spec.ips[0]", "10.9.0.12"),
         ("9", json!({"routes": [{"dst": "0.0.0.0/0", "gw": "10.9.0.1"}]}), INVALID, "spec.routes[0].dst", "gateway"),
