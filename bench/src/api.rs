@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures::stream::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod as KubePod;
+use k8s_openapi::api::core::v1::{Node as KubeNode, Pod as KubePod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api as KubeApi, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
-use kube::{Client, Config};
+use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::socket::Pod;
@@ -43,7 +43,10 @@ impl Api {
             let text = std::fs::read_to_string(entry?.path())?;
             let crd: CustomResourceDefinition = serde_saphyr::from_str(&text)?;
             names.push(crd.metadata.name.clone().unwrap_or_default());
-            crds.create(&PostParams::default(), &crd).await?;
+            match crds.create(&PostParams::default(), &crd).await {
+                Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+                outcome => drop(outcome?),
+            }
         }
         let deadline = Instant::now() + Duration::from_secs(10);
         for name in names {
@@ -63,9 +66,7 @@ impl Api {
     }
 
     fn of(&self, kind: &str) -> KubeApi<DynamicObject> {
-        let gvk = GroupVersionKind::gvk("spiderpool.spidernet.io", "v2beta1", kind);
-        let resource = ApiResource::from_gvk_with_plural(&gvk, &format!("{}s", kind.to_lowercase()));
-        KubeApi::all_with(self.client.clone(), &resource)
+        KubeApi::all_with(self.client.clone(), &resource(kind))
     }
 
     /// A pool that is everybody's default, as if a controller had looked at it: agents wait for that.
@@ -144,9 +145,45 @@ impl Api {
         Ok(started.elapsed())
     }
 
-    /// How many objects of one of the product's kinds there are.
+    /// How many objects of one of the product's kinds there are; asked so that it costs the server little.
     pub async fn count(&self, kind: &str) -> Result<usize> {
-        Ok(self.of(kind).list(&ListParams::default()).await?.items.len())
+        let one = self.of(kind).list(&ListParams::default().limit(1)).await?;
+        let more = usize::try_from(one.metadata.remaining_item_count.unwrap_or_default())?;
+        Ok(one.items.len() + more)
+    }
+
+    /// Removes what earlier measurements left.
+    pub async fn clear(&self) -> Result<()> {
+        let all = ListParams::default();
+        let now = DeleteParams::default().grace_period(0);
+        KubeApi::<KubePod>::namespaced(self.client.clone(), "default").delete_collection(&now, &all).await?;
+        self.of("SpiderIP").delete_collection(&now, &all).await?;
+        let endpoints =
+            KubeApi::<DynamicObject>::namespaced_with(self.client.clone(), "default", &resource("SpiderEndpoint"));
+        for api in [endpoints, self.of("SpiderIPPool")] {
+            api.delete_collection(&now, &all).await?;
+            let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            for object in api.list(&all).await? {
+                api.patch(&object.name_any(), &PatchParams::default(), &free).await?;
+            }
+        }
+        for kind in ["SpiderEndpoint", "SpiderIPPool", "SpiderIP"] {
+            self.counts(kind, 0).await?;
+        }
+        Ok(())
+    }
+
+    /// A node that nobody plays: without it a real cluster removes the pods that are bound to it.
+    async fn create_node(&self, name: &str) -> Result<()> {
+        let api: KubeApi<KubeNode> = KubeApi::all(self.client.clone());
+        let node = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+        match api.create(&PostParams::default(), &node).await {
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+            outcome => {
+                outcome?;
+                Ok(())
+            }
+        }
     }
 
     /// Waits until there are this many objects of a kind.
@@ -160,12 +197,13 @@ impl Api {
             if Instant::now() > deadline {
                 bail!("{seen} objects of kind {kind}, expected {count}");
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     /// Creates pods that are bound to a node, 100 at a time.
     pub async fn create_pods(&self, node: &str, names: impl Iterator<Item = String>) -> Result<Vec<Pod>> {
+        self.create_node(node).await?;
         let api: KubeApi<KubePod> = KubeApi::namespaced(self.client.clone(), "default");
         futures::stream::iter(names)
             .map(|name| {
@@ -196,6 +234,12 @@ impl Api {
     }
 }
 
+/// One of the product's kinds.
+fn resource(kind: &str) -> ApiResource {
+    let gvk = GroupVersionKind::gvk("spiderpool.spidernet.io", "v2beta1", kind);
+    ApiResource::from_gvk_with_plural(&gvk, &format!("{}s", kind.to_lowercase()))
+}
+
 /// The object that an agent creates for one address.
 fn spider_ip(pool: &str, address: Ipv4Addr) -> Value {
     json!({
@@ -221,6 +265,8 @@ fn pod(node: &str, name: &str) -> Value {
         "metadata": {"name": name, "namespace": "default", "labels": {"app": "bench", "pod-template-hash": "6c9d8f7b5"}},
         "spec": {
             "nodeName": node,
+            // Nobody says that the node is well: the pod is to stay nevertheless.
+            "tolerations": [{"operator": "Exists"}],
             "containers": [{"name": "app", "image": "docker.io/centos/tools", "env": environment,
                 "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}}],
         },

@@ -14,18 +14,19 @@ const ON_NODE: usize = 100;
 pub async fn run(args: &Args) -> Result<()> {
     let world = World::start(args).await?;
     world.api.create_pool("bench", "10.16.0.0/16", "10.16.0.1-10.16.3.232").await?;
-    for node in 1..PODS / ON_NODE {
-        let names = (0..ON_NODE).map(|n| format!("other-{node}-{n}"));
+    let on_node = args.size(ON_NODE);
+    for node in 1..args.size(PODS) / on_node {
+        let names = (0..on_node).map(|n| format!("other-{node}-{n}"));
         world.api.create_pods(&format!("node-{node}"), names).await?;
     }
-    let pods = world.api.create_pods("node-0", (0..ON_NODE).map(|n| format!("web-{n}"))).await?;
+    let pods = world.api.create_pods("node-0", (0..on_node).map(|n| format!("web-{n}"))).await?;
     let agent = world.start_agent("node-0").await?;
     for pod in &pods {
         address(&call(&agent.socket, "POST", "/v1/ipam/ip", &arguments(pod)).await?)?;
     }
     let (now, peak) = (agent.process.status_kib("VmRSS")?, agent.process.status_kib("VmHWM")?);
     let seen =
-        format!("{:.1} MiB resident after {ON_NODE} ADDs, peak {:.1} MiB", now as f64 / 1024.0, peak as f64 / 1024.0);
+        format!("{:.1} MiB resident after {on_node} ADDs, peak {:.1} MiB", now as f64 / 1024.0, peak as f64 / 1024.0);
     report::figure("agent memory", &seen, "<= 30 MiB", peak <= 30 * 1024, "180 MiB");
     Ok(())
 }

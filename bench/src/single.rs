@@ -18,22 +18,28 @@ const SAMPLES: usize = 200;
 /// Addresses in use lie in runs, as nodes leave them.
 const RUN: u32 = 256;
 
+/// How far apart these are.
+const STEP: u32 = 1023;
+
 /// Runs the measurement.
 pub async fn run(args: &Args) -> Result<()> {
-    for (size, upstream) in SIZES {
-        let mut world = World::start(args).await?;
-        world.start_controller()?;
-        world.api.create_pool("bench", "10.16.0.0/14", "10.16.0.1-10.19.255.254").await?;
-        let runs = size.div_ceil(RUN);
-        let step = 262_000 / runs;
-        let used: Vec<Ipv4Addr> = (0..runs)
-            .flat_map(|run| addresses(Ipv4Addr::from(0x0a10_0001 + run * step), RUN.min(size - run * RUN)))
-            .collect();
-        world.api.create_addresses("bench", &used, 100).await?;
-        world.api.pool_counts("bench", used.len()).await?;
-        let agent = world.start_agent("node-0").await?;
-        let pods = world.api.create_pods("node-0", (0..SAMPLES).map(|n| format!("web-{n}"))).await?;
-        let bare = addresses(Ipv4Addr::new(10, 99, 0, 1), SAMPLES as u32);
+    let mut world = World::start(args).await?;
+    world.start_controller()?;
+    world.api.create_pool("bench", "10.16.0.0/14", "10.16.0.1-10.19.255.254").await?;
+    let samples = args.size(SAMPLES);
+    let mut used = 0;
+    for (at, (full, upstream)) in SIZES.into_iter().enumerate() {
+        let size = u32::try_from(args.size(full as usize))?;
+        let more: Vec<Ipv4Addr> = (used..size).map(spread).collect();
+        world.api.create_addresses("bench", &more, 100).await?;
+        used = size;
+        // Those that the earlier sizes' pods have count as well.
+        let in_use = size as usize + at * samples;
+        world.api.pool_counts("bench", in_use).await?;
+        let node = format!("node-{at}");
+        let agent = world.start_agent(&node).await?;
+        let pods = world.api.create_pods(&node, (0..samples).map(|n| format!("web-{at}-{n}"))).await?;
+        let bare = addresses(Ipv4Addr::new(10, 99, at as u8, 1), samples as u32);
         let (mut adds, mut creates) = (Samples::default(), Samples::default());
         for (pod, other) in pods.iter().zip(&bare) {
             creates.0.push(world.api.create_addresses("other", std::slice::from_ref(other), 1).await?);
@@ -50,4 +56,9 @@ pub async fn run(args: &Args) -> Result<()> {
         report::raw("bare creates, ms", &creates.raw());
     }
     Ok(())
+}
+
+/// The place of the address that comes into use at this time.
+fn spread(at: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a10_0001 + at / RUN * STEP + at % RUN)
 }

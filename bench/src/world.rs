@@ -1,4 +1,5 @@
-//! The programs under measurement: one embedded API server, a controller, any number of agents, in a temporary directory.
+//! The programs under measurement: an embedded API server or a cluster that is there, a controller, any number of agents, in a temporary
+//! directory.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -73,35 +74,35 @@ pub struct Agent {
 /// The API server and what runs on it. Fields end in this order.
 pub struct World {
     controller: Option<Process>,
-    _apiserver: Process,
+    /// Embedded: it ends with this value.
+    _apiserver: Option<Process>,
+    /// Processes of the API server and its storage.
+    servers: Vec<u32>,
     dir: TempDir,
     bin: PathBuf,
+    kubeconfig: PathBuf,
     /// A client of the API server.
     pub api: Api,
 }
 
 impl World {
-    /// Starts an API server on an empty directory with the product's CRDs.
+    /// Starts an API server on an empty directory, or takes the cluster of KUBECONFIG and clears it; with the product's CRDs.
     pub async fn start(args: &Args) -> Result<Self> {
         let dir = TempDir::with_prefix("spiderpool-bench-")?;
-        let at = |name: &str| dir.path().join(name);
-        let port = free_port()?;
-        let mut command = Command::new(args.bin_dir.join("spiderpool-apiserver"));
-        command.arg("--data-dir").arg(at("data")).arg("--listen").arg(format!("127.0.0.1:{port}"));
-        command.arg("--cert-dir").arg(at("certs"));
-        command.arg("--kubeconfig-out").arg(at("kubeconfig"));
-        let mut apiserver = Process::start("spiderpool-apiserver", command, &at("apiserver.log"))?;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let api = loop {
-            apiserver.must_live(&at("apiserver.log"))?;
-            match Api::connect(&at("kubeconfig")).await {
-                Ok(api) => break api,
-                Err(error) if Instant::now() > deadline => return Err(error.context("the API server is not ready")),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
+        let (apiserver, kubeconfig, api) = if args.real {
+            let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG").context("KUBECONFIG names no cluster")?);
+            (None, kubeconfig.clone(), Api::connect(&kubeconfig).await?)
+        } else {
+            let (apiserver, api) = embedded(args, dir.path()).await?;
+            (Some(apiserver), dir.path().join("kubeconfig"), api)
         };
         api.install_crds(&args.repository.join("charts/spiderpool/crds")).await?;
-        Ok(Self { controller: None, _apiserver: apiserver, dir, bin: args.bin_dir.clone(), api })
+        if args.real {
+            api.clear().await?;
+        }
+        let servers = apiserver.as_ref().map_or_else(servers, |process| vec![process.id()]);
+        let bin = args.bin_dir.clone();
+        Ok(Self { controller: None, _apiserver: apiserver, servers, dir, bin, kubeconfig, api })
     }
 
     /// Starts the controller, which keeps the pools' status.
@@ -110,7 +111,7 @@ impl World {
         let config = self.dir.path().join("controller.yml");
         std::fs::write(&config, "enableIPv4: true\nenableIPv6: true\n")?;
         command.arg("daemon").arg("--config-path").arg(config);
-        command.env("KUBECONFIG", self.dir.path().join("kubeconfig"));
+        command.env("KUBECONFIG", &self.kubeconfig);
         command.env("SPIDERPOOL_POD_NAMESPACE", "kube-system").env("SPIDERPOOL_POD_NAME", "bench-controller");
         for name in ["SPIDERPOOL_HEALTH_PORT", "SPIDERPOOL_METRIC_HTTP_PORT"] {
             command.env(name, free_port()?.to_string());
@@ -137,7 +138,7 @@ impl World {
         let (health, metrics) = (free_port()?, free_port()?);
         let mut command = Command::new(self.bin.join("spiderpool-agent"));
         command.arg("daemon").arg("--config-path").arg(at(".yml"));
-        command.env("KUBECONFIG", self.dir.path().join("kubeconfig"));
+        command.env("KUBECONFIG", &self.kubeconfig);
         command.env("SPIDERPOOL_POD_NAMESPACE", "kube-system").env("SPIDERPOOL_POD_NAME", format!("agent-{node}"));
         command.env("SPIDERPOOL_NODE_NAME", node).env("MULTUS_CLUSTER_NETWORK", "kube-system/bench");
         command.env("SPIDERPOOL_HEALTH_PORT", health.to_string());
@@ -155,23 +156,79 @@ impl World {
         Ok(Agent { process, socket, ready_after: started.elapsed() })
     }
 
-    /// Processor time of the API server until now.
-    pub fn apiserver_cpu(&self) -> Result<Duration> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self._apiserver.id()))?;
-        let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(Duration::from_millis(ticks * 10))
+    /// Processor time of the API server and its storage until now; `None` where they run elsewhere.
+    pub fn server_cpu(&self) -> Result<Option<Duration>> {
+        let all: Result<Vec<Duration>> = self.servers.iter().map(|pid| cpu(*pid)).collect();
+        Ok(Some(all?.iter().sum()).filter(|_| !self.servers.is_empty()))
+    }
+
+    /// Bytes of etcd's database in use; `None` where there is none that tells.
+    pub async fn etcd_in_use(&self) -> Result<Option<u64>> {
+        if self._apiserver.is_some() {
+            return Ok(None);
+        }
+        let Some(text) = get(ETCD, "/metrics").await else { return Ok(None) };
+        let name = "etcd_mvcc_db_total_size_in_use_in_bytes ";
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        let bytes: f64 = value.with_context(|| format!("etcd does not tell {name}"))?.trim().parse()?;
+        Ok(Some(bytes as u64))
     }
 }
 
+/// Where etcd tells its metrics on a control plane of the lab.
+const ETCD: u16 = 2379;
+
+/// Starts the embedded API server.
+async fn embedded(args: &Args, dir: &Path) -> Result<(Process, Api)> {
+    let at = |name: &str| dir.join(name);
+    let port = free_port()?;
+    let mut command = Command::new(args.bin_dir.join("spiderpool-apiserver"));
+    command.arg("--data-dir").arg(at("data")).arg("--listen").arg(format!("127.0.0.1:{port}"));
+    command.arg("--cert-dir").arg(at("certs"));
+    command.arg("--kubeconfig-out").arg(at("kubeconfig"));
+    let mut apiserver = Process::start("spiderpool-apiserver", command, &at("apiserver.log"))?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        apiserver.must_live(&at("apiserver.log"))?;
+        match Api::connect(&at("kubeconfig")).await {
+            Ok(api) => return Ok((apiserver, api)),
+            Err(error) if Instant::now() > deadline => return Err(error.context("the API server is not ready")),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// kube-apiserver and etcd, if both run in this process namespace.
+fn servers() -> Vec<u32> {
+    let running = |entry: std::fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+        ["kube-apiserver", "etcd"].contains(&name.trim()).then_some(pid)
+    };
+    let found: Vec<u32> = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(running).collect();
+    if found.len() == 2 { found } else { Vec::new() }
+}
+
+fn cpu(pid: u32) -> Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
+}
+
 async fn ready(port: u16) -> bool {
+    get(port, "/v1/runtime/readiness").await.is_some()
+}
+
+/// What a server of this machine answers, if it is 200.
+async fn get(port: u16, path: &str) -> Option<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await else { return false };
-    let request = b"GET /v1/runtime/readiness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     let mut answer = String::new();
-    stream.write_all(request).await.is_ok()
-        && stream.read_to_string(&mut answer).await.is_ok()
-        && answer.split(' ').nth(1) == Some("200")
+    stream.write_all(request.as_bytes()).await.ok()?;
+    stream.read_to_string(&mut answer).await.ok()?;
+    (answer.split(' ').nth(1) == Some("200")).then_some(answer)
 }
 
 /// A port of the loopback interface that nobody listens on.

@@ -69,6 +69,9 @@ pub struct Options {
     pub images: Vec<PathBuf>,
     /// Directory of the processes' logs, which outlive the cluster.
     pub log_dir: PathBuf,
+    /// Whether etcd keeps its data on the disk, beside the logs, and waits for it as in production; else it is in memory.
+    #[serde(default)]
+    pub durable: bool,
 }
 
 /// The nodes' names when only their number is given.

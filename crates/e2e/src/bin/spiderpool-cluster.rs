@@ -55,6 +55,9 @@ enum Command {
         /// Image archives for every node
         #[arg(long = "image")]
         images: Vec<PathBuf>,
+        /// etcd on the disk, and waiting for it, instead of in memory
+        #[arg(long)]
+        durable: bool,
     },
     /// Ends a cluster and clears up after it
     Down,
@@ -123,7 +126,9 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8> {
     let name = &cli.name;
     match cli.command {
-        Command::Up { nodes, network, images } => up(&Options { network, ..cli.places.options(name, nodes, images)? })?,
+        Command::Up { nodes, network, images, durable } => {
+            up(&Options { network, durable, ..cli.places.options(name, nodes, images)? })?
+        }
         Command::Test { kubeconfig, images } => return test(cli.places, kubeconfig, images),
         Command::Walkthrough { images, vm, kernel_dir, in_guest } => {
             if !in_guest && (vm || Walk::needs_guest()) {
@@ -170,6 +175,7 @@ impl Places {
             kubernetes_dir: self.kubernetes_dir.context("--kubernetes-dir is missing")?,
             images,
             log_dir: self.cache_dir.join(name),
+            durable: false,
         })
     }
 }

@@ -18,13 +18,14 @@ pub fn storage_and_api(state: &State) -> [Program; 2] {
     let bin = &state.options.kubernetes_dir;
     let pki = state.dir().join("pki");
     let network = state.options.network;
-    let etcd = Program::new("etcd", bin.join("etcd")).args([
-        "--data-dir=/run/etcd",
+    let etcd = Program::new("etcd", bin.join("etcd"))
+        .args(["--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"]);
+    let etcd = if state.options.durable {
+        etcd.path("--data-dir", &state.etcd_dir())
+    } else {
         // The disk is memory.
-        "--unsafe-no-fsync",
-        "--listen-client-urls=http://127.0.0.1:2379",
-        "--advertise-client-urls=http://127.0.0.1:2379",
-    ]);
+        etcd.args(["--data-dir=/run/etcd", "--unsafe-no-fsync"])
+    };
     let api = Program::new("kube-apiserver", bin.join("kube-apiserver"))
         .args([
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),

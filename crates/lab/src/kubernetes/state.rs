@@ -82,6 +82,7 @@ impl State {
         state.save()?;
         pki::write(&dir, options.network, &options.nodes)?;
         fresh(&options.log_dir)?;
+        remove(&state.etcd_dir())?;
         images::write(&options.app, &dir.join("images"))?;
         if !options.images.is_empty() && options.kubernetes_dir.join("multus").is_file() {
             // For the product, which installs it unless told otherwise.
@@ -113,6 +114,11 @@ impl State {
         fs::write(&part, text)
             .and_then(|()| fs::rename(&part, &file))
             .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// Where etcd keeps its data when it is to be durable.
+    pub fn etcd_dir(&self) -> PathBuf {
+        self.options.log_dir.join("etcd")
     }
 
     /// Its directory.
@@ -184,15 +190,20 @@ impl State {
         for node in &self.options.nodes {
             cgroup::remove(&cgroup::name(&self.options.name, node))?;
         }
-        match fs::remove_dir_all(self.dir()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", self.dir().display()));
-            }
-            _ => {}
-        }
+        remove(&self.etcd_dir())?;
+        remove(&self.dir())?;
         // Not empty: there are other clusters.
         let _ = fs::remove_dir(ROOT);
         Ok(())
+    }
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
     }
 }
 
