@@ -9,7 +9,8 @@
 //!                        └─ node "worker" ...
 //! ```
 //!
-//! With [`Network::Vpc`] the nodes are machines of the lab's public cloud ([`vpc`]) instead.
+//! With [`Network::Vpc`] the nodes are machines of the lab's public cloud ([`vpc`]) instead, and with [`Options::guests`] they have kernels
+//! of their own ([`guest`]).
 //!
 //! # Guarantees
 //! * Nothing touches the machine's own network, and nothing is written outside [`dir`] but control groups: a node's root is an overlay in memory.
@@ -17,13 +18,14 @@
 //!   ends it always. What a killed keeper leaves (control groups, [`dir`]) is cleared away by the next `up` or `down` of that name.
 //!
 //! # Caveats
-//! Needs root. The kernel is shared: it has no ipvlan on some machines. No cluster DNS.
+//! Needs root. The kernel is shared but with guests: it has no ipvlan on some machines. No cluster DNS.
 
 mod addresses;
 mod cgroup;
 mod configuration;
 pub mod control;
 pub mod control_plane;
+mod guest;
 pub mod images;
 pub mod keeper;
 pub mod node;
@@ -59,6 +61,9 @@ pub struct Options {
     pub nodes: Vec<String>,
     /// What they are plugged into.
     pub network: Network,
+    /// Whether the nodes have kernels of their own; the network must be the VPC then.
+    #[serde(default)]
+    pub guests: bool,
     /// Where the lab's programs are.
     pub bin_dir: PathBuf,
     /// Where Kubernetes, etcd, containerd, helm and Multus are, with the CNI plugins in `cni` below.
@@ -196,11 +201,15 @@ impl Cluster {
 
     /// A command on a node.
     pub fn command_on<S: AsRef<str>>(&self, node: &str, words: &[S]) -> Result<Command> {
-        let pid = self.state.node_pid(node)?;
-        let enter: Vec<String> =
-            ["nsenter", "--target", &pid.to_string(), "--net", "--mount", "--pid", "--uts", "--wdns=/", "--"]
-                .map(str::to_owned)
-                .into();
+        let enter: Vec<String> = if self.state.options.guests {
+            let environment = [format!("KUBECONFIG={}", self.kubeconfig().display()), format!("PATH={}", self.path())];
+            let words = guest::words(&self.state, self.state.node_at(node)?);
+            words.into_iter().chain(["env".into()]).chain(environment).collect()
+        } else {
+            let pid = self.state.node_pid(node)?.to_string();
+            let words = ["nsenter", "--target", &pid, "--net", "--mount", "--pid", "--uts", "--wdns=/", "--"];
+            words.map(str::to_owned).into()
+        };
         Ok(self
             .command(&enter.into_iter().chain(words.iter().map(|word| word.as_ref().to_owned())).collect::<Vec<_>>()))
     }
@@ -249,6 +258,9 @@ impl Cluster {
 
     /// Steers a process: `etcd`, `kube-apiserver`, ..., `node-NAME`; with a node: `containerd`, `kubelet`, `kube-proxy` there.
     pub fn steer(&self, node: Option<&str>, order: control::Order, process: &str) -> Result<String> {
+        if let Some(node) = node.filter(|_| self.state.options.guests) {
+            return Err(guest::no_orders(node));
+        }
         control::ask(&self.state.socket(node), order, process)
     }
 
@@ -290,12 +302,19 @@ fn preflight(options: &Options) -> Result<()> {
             vpc::NODES.join(" and ")
         );
     }
+    ensure!(
+        options.network == Network::Vpc || !options.guests,
+        "only machines of the cloud can have kernels of their own"
+    );
     let mut files = vec![options.bin_dir.join("spiderpool-lab"), options.app.clone()];
     let mut programs = vec!["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"];
     let mut tools = vec!["ip", "nsenter"];
     if !options.nodes.is_empty() {
         programs.extend(["containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy"]);
         tools.extend(["runc", "iptables", "busybox"]);
+    }
+    if options.guests {
+        tools.extend(guest::TOOLS);
     }
     files.extend(programs.iter().map(|name| options.kubernetes_dir.join(name)));
     files.extend(options.images.iter().cloned());

@@ -26,6 +26,7 @@ pub mod netns;
 pub mod node;
 pub mod proxy;
 pub mod shell;
+pub mod uml;
 pub mod vm;
 pub mod vpc;
 pub mod world;

@@ -26,6 +26,8 @@ enum Command {
     Enter(lab::enter::Args),
     /// A way into a world that is in a guest
     ShellServer(lab::shell::Args),
+    /// Runs a command where a shell server is
+    Shell(lab::shell::ClientArgs),
     /// A port that leads into another network namespace
     Forward(lab::forward::Args),
     /// A node's first process: holds its mounts and its name (run inside the node's network namespace)
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Dns(args) => lab::app::dns::run(args),
         Command::Enter(args) => lab::enter::run(args),
         Command::ShellServer(args) => lab::shell::run(args),
+        Command::Shell(args) => lab::shell::run_client(args),
         Command::Forward(args) => lab::forward::run(args),
         Command::Node(args) => lab::node::run(args),
         Command::Kubelet(args) => lab::kubelet::run(args),

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use rustix::termios::{self, OptionalActions, Winsize};
 use serde::{Deserialize, Serialize};
 
-use crate::world::World;
+use crate::world::{Exec, World};
 
 /// `spiderpool-lab shell-server`
 #[derive(Debug, clap::Args)]
@@ -26,9 +26,31 @@ pub struct Args {
     /// The file with the secret
     #[arg(long)]
     secret: PathBuf,
-    /// The world's directory of state
+    /// The world's directory of state; without it commands run where this process does, whatever place they name
     #[arg(long)]
-    state: PathBuf,
+    state: Option<PathBuf>,
+}
+
+/// `spiderpool-lab shell`
+#[derive(Debug, clap::Args)]
+pub struct ClientArgs {
+    /// The server
+    #[arg(long)]
+    server: SocketAddr,
+    /// The file with the secret
+    #[arg(long)]
+    secret: PathBuf,
+    /// Program and arguments; a shell if there are none
+    #[arg(trailing_var_arg = true)]
+    command: Vec<String>,
+}
+
+/// Runs a command where a server is; this process ends with its exit code.
+pub fn run_client(args: ClientArgs) -> Result<()> {
+    let secret =
+        std::fs::read_to_string(&args.secret).with_context(|| format!("cannot read {}", args.secret.display()))?;
+    let code = ask(args.server, secret.trim(), "", &args.command)?;
+    std::process::exit(code.into())
 }
 
 /// What a client wants.
@@ -75,7 +97,7 @@ fn serve(client: TcpStream, args: &Args) -> Result<()> {
         bail!("wrong secret");
     }
     let frames = Frames(Arc::new(Mutex::new(client)));
-    let code = match execute(&request, reader, &args.state, &frames) {
+    let code = match execute(&request, reader, args.state.as_deref(), &frames) {
         Ok(code) => code,
         Err(error) => {
             frames.send(STDERR, format!("{error:#}\n").as_bytes())?;
@@ -109,11 +131,14 @@ impl Frames {
     }
 }
 
-fn execute(request: &Request, mut typed: BufReader<TcpStream>, state: &Path, frames: &Frames) -> Result<u8> {
-    let world = World::found(state)?.context("no world is up")?;
+fn execute(request: &Request, mut typed: BufReader<TcpStream>, state: Option<&Path>, frames: &Frames) -> Result<u8> {
+    let place = match state {
+        Some(state) => World::found(state)?.context("no world is up")?.place(&request.place)?,
+        None => Exec::here()?,
+    };
     let words = shell_or(&request.command);
     let Some((rows, columns)) = request.terminal else {
-        let mut command = world.place(&request.place)?.command(&words);
+        let mut command = place.command(&words);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut stdin = child.stdin.take().context("stdin is piped")?;
         thread::spawn(move || io::copy(&mut typed, &mut stdin));
@@ -131,7 +156,7 @@ fn execute(request: &Request, mut typed: BufReader<TcpStream>, state: &Path, fra
         return Ok(child.wait()?.code().unwrap_or(255) as u8);
     };
     let (controller, terminal) = open_terminal(rows, columns)?;
-    let mut command = world.place(&request.place)?.on_terminal(&terminal).command(&words);
+    let mut command = place.on_terminal(&terminal).command(&words);
     command.env("TERM", "xterm").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().with_context(|| format!("cannot start {}", words.join(" ")))?;
     let mut keys = controller.try_clone()?;

@@ -175,7 +175,7 @@ impl Vm {
 }
 
 /// Quotes a word for the shell.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

@@ -73,11 +73,10 @@ pub fn walkthrough_for_tests() -> Result<Result<(String, bool), String>> {
 /// The registry that the walk-through installs from: there is none, the nodes have the images.
 const REGISTRY: &str = "registry.test";
 
-/// The product's images, and where the demo keeps the guest's kernel.
+/// The product's images.
 fn for_walkthrough() -> Result<Vec<OsString>> {
     let built = images::for_nodes(REGISTRY)?;
-    let images = built.into_iter().flat_map(|image| ["--image".into(), image.archive.into()]);
-    Ok(images.chain(["--kernel-dir".into(), target_dir().join("demo").into()]).collect())
+    Ok(built.into_iter().flat_map(|image| ["--image".into(), image.archive.into()]).collect())
 }
 
 /// The driver with everything that a cluster takes, or the reason why this machine cannot.

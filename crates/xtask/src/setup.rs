@@ -43,7 +43,12 @@ const VM: [Need; 4] = [
 ];
 
 /// What a real Kubernetes on this machine calls; the rest of it is built (`kube`).
-const CLUSTER: [Need; 3] = [need("runc", "runc"), need("iptables", "iptables"), need("sha256sum", "coreutils")];
+const CLUSTER: [Need; 4] = [
+    need("runc", "runc"),
+    need("iptables", "iptables"),
+    need("sha256sum", "coreutils"),
+    need("linux.uml", "user-mode-linux"),
+];
 
 /// The standard CNI plugins of Debian.
 const CNI_PLUGIN: &str = "/usr/lib/cni/ipvlan";

@@ -10,6 +10,7 @@ use e2e::real::walkthrough::Walk;
 use e2e::real::{self, Ground};
 use lab::kubernetes::control::Order;
 use lab::kubernetes::{self, Cluster, Network, Options};
+use lab::world::kernel_has_ipvlan;
 
 #[derive(Parser)]
 #[command(name = "spiderpool-cluster", version, about = "A real Kubernetes whose nodes are namespaces of this machine")]
@@ -52,6 +53,9 @@ enum Command {
         /// What they are plugged into; `vpc` is the public cloud of the walk-through, whose pods have no network yet
         #[arg(long, value_enum, default_value_t)]
         network: Network,
+        /// Nodes with kernels of their own even if this kernel has ipvlan (`vpc` only)
+        #[arg(long)]
+        guests: bool,
         /// Image archives for every node
         #[arg(long = "image")]
         images: Vec<PathBuf>,
@@ -79,20 +83,14 @@ enum Command {
         #[arg(long = "image")]
         images: Vec<PathBuf>,
     },
-    /// Runs the guide's walk-through: a cluster in the lab's public cloud, in a guest where this kernel has no ipvlan
+    /// Runs the guide's walk-through: a cluster in the lab's public cloud
     Walkthrough {
         /// Image archives for every node: the product's
         #[arg(long = "image")]
         images: Vec<PathBuf>,
-        /// In a guest even if this kernel has ipvlan
+        /// Nodes with kernels of their own even if this kernel has ipvlan
         #[arg(long)]
-        vm: bool,
-        /// Where the guest's kernel is kept; by default in the directory for logs
-        #[arg(long)]
-        kernel_dir: Option<PathBuf>,
-        /// This process is the guest's
-        #[arg(long, hide = true)]
-        in_guest: bool,
+        guests: bool,
     },
     /// Imports image archives on every node
     Load {
@@ -126,16 +124,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8> {
     let name = &cli.name;
     match cli.command {
-        Command::Up { nodes, network, images, durable } => {
-            up(&Options { network, durable, ..cli.places.options(name, nodes, images)? })?
+        Command::Up { nodes, network, guests, images, durable } => {
+            let guests = guests || needs_guests(network);
+            up(&Options { network, guests, durable, ..cli.places.options(name, nodes, images)? })?
         }
         Command::Test { kubeconfig, images } => return test(cli.places, kubeconfig, images),
-        Command::Walkthrough { images, vm, kernel_dir, in_guest } => {
-            if !in_guest && (vm || Walk::needs_guest()) {
-                return guest(&cli.places, kernel_dir);
-            }
-            return walk(cli.places, images, in_guest);
-        }
+        Command::Walkthrough { images, guests } => return walk(cli.places, images, guests),
         Command::Down => match Cluster::down(name)? {
             true => println!("cluster {name} is gone"),
             false => println!("cluster {name} was not up"),
@@ -160,16 +154,12 @@ fn option(name: &str) -> String {
 }
 
 impl Places {
-    /// What a guest shares with this machine.
-    fn guest_dir(&self) -> PathBuf {
-        self.cache_dir.join("guest")
-    }
-
     fn options(self, name: &str, nodes: usize, images: Vec<PathBuf>) -> Result<Options> {
         Ok(Options {
             name: name.to_owned(),
             nodes: kubernetes::node_names(nodes),
             network: Network::default(),
+            guests: false,
             app: self.app.unwrap_or_else(|| self.bin_dir.join("spiderpool-lab")),
             bin_dir: self.bin_dir,
             kubernetes_dir: self.kubernetes_dir.context("--kubernetes-dir is missing")?,
@@ -193,21 +183,18 @@ fn test(places: Places, kubeconfig: Option<PathBuf>, images: Vec<PathBuf>) -> Re
     real::run(&ground).map(|good| u8::from(!good))
 }
 
-/// Hands the same command line over to a guest.
-fn guest(places: &Places, kernel_dir: Option<PathBuf>) -> Result<u8> {
-    let own = std::env::current_exe().context("cannot find this program")?;
-    let mut command = vec![own.display().to_string()];
-    command.extend(std::env::args().skip(1));
-    command.push("--in-guest".into());
-    let kernel_dir = kernel_dir.unwrap_or_else(|| places.cache_dir.clone());
-    Walk::in_guest(kernel_dir, places.guest_dir(), command).map(|good| u8::from(!good))
+/// Pods in the cloud are on ipvlan.
+fn needs_guests(network: Network) -> bool {
+    network == Network::Vpc && !kernel_has_ipvlan()
 }
 
-fn walk(places: Places, images: Vec<PathBuf>, in_guest: bool) -> Result<u8> {
+fn walk(places: Places, images: Vec<PathBuf>, guests: bool) -> Result<u8> {
     let repository = places.repository.clone().context("--repository is missing")?;
-    let logs = if in_guest { places.guest_dir() } else { places.cache_dir.clone() }.join("walkthrough");
-    let name = if in_guest { "walkthrough".to_owned() } else { format!("walkthrough-{}", std::process::id()) };
-    let options = Options { network: Network::Vpc, log_dir: logs, ..places.options(&name, 2, images)? };
+    let log_dir = places.cache_dir.join("walkthrough");
+    let name = format!("walkthrough-{}", std::process::id());
+    let network = Network::Vpc;
+    let guests = guests || needs_guests(network);
+    let options = Options { network, guests, log_dir, ..places.options(&name, 2, images)? };
     Walk { options: &options, repository: &repository }.run().map(|good| u8::from(!good))
 }
 

@@ -3,28 +3,24 @@
 //! The commands are the guide's own ([`Guide`]); the checks are those of [`crate::story`], asked by `kubectl exec` in the pods.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::control;
 use lab::kubernetes::vpc::{Cloud, NODES};
 use lab::kubernetes::{Cluster, Options};
-use lab::vm::Vm;
 use lab::vpc::config::Config;
-use lab::world::{self, Exec};
+use lab::world::Exec;
 
 use super::access::run as run_command;
 use super::guide::Guide;
 use crate::cluster::AppPod;
-use crate::guest;
 use crate::report::{Report, Verdict};
 use crate::story::{BALANCERS, Stage, Story, V4};
 
-/// A script of the guide may wait for images to be unpacked and pods to start, in a guest without hardware support.
+/// A script of the guide may wait for images to be unpacked and pods to start, on nodes in guests without hardware support.
 const LIMIT: Duration = Duration::from_secs(600);
-/// No run takes longer.
-const GUEST_LIMIT: Duration = Duration::from_secs(2400);
 /// The registry in the names of the images that the nodes are given: there is none, so nothing can come from elsewhere.
 const REGISTRY: &str = "registry.test";
 
@@ -37,35 +33,13 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// In a guest with Debian's kernel; `guest_dir` is what both share, `command` is run inside.
-    pub fn in_guest(kernel_dir: PathBuf, guest_dir: PathBuf, command: Vec<String>) -> Result<bool> {
-        println!("This kernel has no ipvlan: the cluster is made in a virtual machine with Debian's kernel.");
-        let _ = std::fs::remove_dir_all(&guest_dir);
-        let machine = Vm {
-            cache: kernel_dir,
-            scratch: guest_dir,
-            name: "lab".into(),
-            cpus: guest::cpus(),
-            memory: 6144,
-            modules: guest::MODULES.to_vec(),
-            forwards: Vec::new(),
-            // Memory is there, processors are not: garbage is collected less often.
-            command: ["env", "GOGC=400"].map(str::to_owned).into_iter().chain(command).collect(),
-        };
-        let (mut guest, ended) = guest::run(&machine, GUEST_LIMIT, false)?;
-        guest.wait(Duration::from_secs(20));
-        Ok(ended.code == 0)
-    }
-
-    /// Whether a guest is needed.
-    pub fn needs_guest() -> bool {
-        !world::kernel_has_ipvlan()
-    }
-
     /// Tells the whole story; the result is whether every check passed.
     pub fn run(&self) -> Result<bool> {
         let mut report = Report::new(false);
         report.chapter("1. A real Kubernetes on two machines of a VPC, as kubeadm leaves it");
+        if self.options.guests {
+            report.say("This kernel has no ipvlan: each node is a guest with a kernel of its own (User Mode Linux).");
+        }
         let cluster = Cluster::up(self.options, &mut |line| report.step(line))?;
         // A thread of its own goes into the cluster's network, where the API server is.
         let told = std::thread::scope(|scope| scope.spawn(|| self.tell(&cluster, &mut report)).join());

@@ -53,10 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     for program in configuration::storage_and_api(&state) {
         supervisor.keep_running(program)?;
     }
-    // Natively everything starts at once; in the cloud, which is mostly in a guest, whatever waits for something takes time from it.
-    if state.options.network == Network::Bridges {
-        start_nodes(&state, &supervisor)?;
-    }
+    start_nodes(&state, &supervisor)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(bring_up(&state, &supervisor))?;
     drop(runtime);
@@ -142,7 +139,6 @@ async fn bring_up(state: &State, supervisor: &Supervisor) -> Result<()> {
     }
     if state.options.network == Network::Vpc {
         supervisor.keep_running(vpc::cloud_controller(state))?;
-        start_nodes(state, supervisor)?;
     }
     for object in objects::of_text(&configuration::kubeadm(state.options.network, &version))? {
         objects::apply(&client, &object).await?;

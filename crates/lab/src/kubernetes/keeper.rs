@@ -38,9 +38,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn watch(state: &mut State) -> Result<()> {
-    for node in &state.options.nodes {
-        cgroup::make(&cgroup::name(&state.options.name, node))?;
-    }
+    state.cgroups().iter().try_for_each(|name| cgroup::make(name))?;
     // From here on no thread can be started, and the next child is the first process of its kind.
     isolate::own_processes().context("cannot separate processes")?;
     let mut first = Command::new(std::env::current_exe().context("cannot find this program")?);

@@ -1,5 +1,7 @@
 //! `spiderpool-lab kubernetes-node`: a node of the cluster. Two processes: one that makes the node's namespaces and waits among the control
 //! plane's, and the node's first process. Ending the first ends the node, as pulling a plug would; started again, the node has its disk.
+//!
+//! With [`guest`]s the first becomes the node's kernel instead, and a node that is started again is a new machine.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -14,7 +16,7 @@ use super::addresses::{self, Network};
 use super::configuration::{self, CONTAINERD, NODE_FILES};
 use super::state::State;
 use super::supervisor::{Program, Supervisor};
-use super::{cgroup, root};
+use super::{cgroup, guest, root};
 use crate::isolate;
 use crate::netns::{self, Netns};
 
@@ -53,6 +55,9 @@ fn outside(state: &State, name: &str) -> Result<()> {
     }
     let file = fs::File::open(netns.path()).context("cannot open the node's network")?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).context("cannot enter it")?;
+    if state.options.guests {
+        return guest::become_kernel(state, name);
+    }
     isolate::own_processes().context("cannot separate processes")?;
     let mut first = Command::new(std::env::current_exe().context("cannot find this program")?);
     first.args(["kubernetes-node", "--cluster", &state.options.name, "--node", name, "--inside"]);
@@ -88,16 +93,22 @@ fn port(state: &State, node: &str, nic: &str) -> Result<String> {
 }
 
 fn inside(state: &State, name: &str, at: usize) -> Result<()> {
-    isolate::own_mounts_and_name().context("cannot separate mounts and host name")?;
-    rustix::system::sethostname(name.as_bytes()).with_context(|| format!("cannot set the host name {name}"))?;
     let options = &state.options;
-    let shared: Vec<PathBuf> =
-        vec![state.dir(), options.kubernetes_dir.clone(), options.bin_dir.clone(), options.log_dir.clone()];
-    root::enter(&Path::new(DISKS).join(name), &shared)?;
+    if options.guests {
+        guest::settle(state, name)?;
+    } else {
+        isolate::own_mounts_and_name().context("cannot separate mounts and host name")?;
+        rustix::system::sethostname(name.as_bytes()).with_context(|| format!("cannot set the host name {name}"))?;
+        root::enter(&Path::new(DISKS).join(name), &state.shared())?;
+    }
     network(options.network, options.nodes.len(), at)?;
     files(state, name, at)?;
     let supervisor = Supervisor::start(&options.log_dir, &format!("{name}-"));
-    supervisor.listen(&state.socket(Some(name)))?;
+    if options.guests {
+        guest::listen(state, at, &supervisor)?;
+    } else {
+        supervisor.listen(&state.socket(Some(name)))?;
+    }
     let [containerd, kubelet, proxy] = configuration::node_programs(state, name, at);
     supervisor.keep_running(containerd)?;
     supervisor.keep_running(proxy)?;

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::{Options, cgroup, images, pki};
+use super::{Options, cgroup, guest, images, pki};
 use crate::kubelet::start_ticks;
+use crate::shell;
 
 /// Where clusters are kept.
 const ROOT: &str = "/run/spiderpool-cluster";
@@ -83,6 +84,9 @@ impl State {
         pki::write(&dir, options.network, &options.nodes)?;
         fresh(&options.log_dir)?;
         remove(&state.etcd_dir())?;
+        if options.guests {
+            shell::new_secret(&guest::secret(&state))?;
+        }
         images::write(&options.app, &dir.join("images"))?;
         if !options.images.is_empty() && options.kubernetes_dir.join("multus").is_file() {
             // For the product, which installs it unless told otherwise.
@@ -126,6 +130,19 @@ impl State {
         dir(&self.options.name)
     }
 
+    /// What a node sees under the same path as this machine, and may write to.
+    pub fn shared(&self) -> Vec<PathBuf> {
+        let Options { kubernetes_dir, bin_dir, log_dir, .. } = &self.options;
+        vec![self.dir(), kubernetes_dir.clone(), bin_dir.clone(), log_dir.clone()]
+    }
+
+    /// The control groups of its nodes on this machine.
+    pub fn cgroups(&self) -> Vec<String> {
+        // A node with a kernel of its own has its own.
+        let nodes = self.options.nodes.iter().filter(|_| !self.options.guests);
+        nodes.map(|node| cgroup::name(&self.options.name, node)).collect()
+    }
+
     /// The log of a process.
     pub fn log(&self, process: &str) -> PathBuf {
         self.options.log_dir.join(format!("{process}.log"))
@@ -154,10 +171,16 @@ impl State {
         self.dir().join("nodes").join(format!("{node}.loaded"))
     }
 
+    /// A node's place in the list.
+    pub fn node_at(&self, node: &str) -> Result<usize> {
+        let known = &self.options.nodes;
+        let at = known.iter().position(|name| name == node);
+        at.with_context(|| format!("the cluster has no node {node}, but: {}", known.join(", ")))
+    }
+
     /// The id of a node's first process among the control plane's.
     pub fn node_pid(&self, node: &str) -> Result<u32> {
-        let known = &self.options.nodes;
-        ensure!(known.iter().any(|name| name == node), "the cluster has no node {node}, but: {}", known.join(", "));
+        self.node_at(node)?;
         let text = fs::read_to_string(self.pid_file(node)).with_context(|| format!("node {node} does not run"))?;
         text.trim().parse().with_context(|| format!("node {node} does not run"))
     }
@@ -187,9 +210,7 @@ impl State {
 
     /// Removes what is left when all processes are gone.
     pub fn clear(&self) -> Result<()> {
-        for node in &self.options.nodes {
-            cgroup::remove(&cgroup::name(&self.options.name, node))?;
-        }
+        self.cgroups().iter().try_for_each(|name| cgroup::remove(name))?;
         remove(&self.etcd_dir())?;
         remove(&self.dir())?;
         // Not empty: there are other clusters.

@@ -14,7 +14,8 @@ use super::addresses::Network;
 use super::state::State;
 use super::supervisor::{Program, Supervisor};
 use crate::netns::Netns;
-use crate::vpc::config::{Config, Infrastructure, Role};
+use crate::uml::Nic;
+use crate::vpc::config::{Config, Infrastructure, Instance, Role};
 use crate::vpc::reference;
 use crate::world::Exec;
 use crate::{control, enter, gateway};
@@ -94,19 +95,45 @@ pub fn configure(args: Args) -> Result<()> {
     let config = config(&state);
     gateway::configure("", &config)?;
     for instance in &config.instances {
-        gateway::cloud_init(&config, instance)?;
-        // As kubeadm's preflight demands.
-        let machine = Netns::named(&instance.netns);
-        for (key, value) in [
-            ("ipv4/ip_forward", "1"),
-            ("ipv4/conf/all/rp_filter", "0"),
-            ("ipv4/conf/default/rp_filter", "0"),
-            ("ipv6/conf/all/forwarding", "1"),
-        ] {
-            machine.sysctl(key, value)?;
+        if state.options.guests {
+            // What arrives is the guest's; here nobody is to answer.
+            Netns::named(&instance.netns).sysctl("ipv6/conf/all/disable_ipv6", "1")?;
+        } else {
+            set_up(&config, instance)?;
         }
     }
     Ok(())
+}
+
+/// The same on a machine with a kernel of its own, by that machine.
+pub fn cloud_init(state: &State, node: &str) -> Result<()> {
+    let config = config(state);
+    set_up(&config, instance(&config, node)?)
+}
+
+/// Addresses, and what kubeadm's preflight demands.
+fn set_up(config: &Config, instance: &Instance) -> Result<()> {
+    gateway::cloud_init(config, instance)?;
+    let machine = Netns::named(&instance.netns);
+    let settings = [
+        ("ipv4/ip_forward", "1"),
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/default/rp_filter", "0"),
+        ("ipv6/conf/all/forwarding", "1"),
+    ];
+    settings.iter().try_for_each(|(key, value)| machine.sysctl(key, value))
+}
+
+/// The network interfaces of a machine.
+pub fn nics(state: &State, node: &str) -> Result<Vec<Nic>> {
+    let config = config(state);
+    let nics = instance(&config, node)?.nics.iter();
+    Ok(nics.map(|nic| Nic { interface: nic.interface.clone(), mac: nic.mac }).collect())
+}
+
+fn instance<'a>(config: &'a Config, node: &str) -> Result<&'a Instance> {
+    let found = config.instances.iter().find(|instance| instance.netns == node);
+    found.with_context(|| format!("the cloud has no machine {node}"))
 }
 
 /// Gives Services of type LoadBalancer a balancer.

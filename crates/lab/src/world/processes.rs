@@ -84,6 +84,12 @@ impl State {
 }
 
 impl Exec {
+    /// Where this process is.
+    pub fn here() -> Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        Ok(Self { program, words: crate::enter::words(None, None) })
+    }
+
     /// The place that a command goes to which ends where the words of others begin.
     pub fn of(command: &Command) -> Self {
         Self { program: command.get_program().into(), words: command.get_args().map(Into::into).collect() }

@@ -18,7 +18,7 @@ use world::{Cloud, LAB, eventually, says};
 #[ignore = "netns"]
 fn machines_reach_each_other_across_subnets_without_a_lost_frame() {
     let cloud = Cloud::start();
-    assert!(cloud.ping("worker", Some("eth1"), "192.168.0.154"), "between the second NICs");
+    assert!(cloud.reaches("worker", Some("eth1"), "192.168.0.154"), "between the second NICs");
     // Now master has one subnet only, and worker's second NIC answers by its own gateway.
     let (master, worker) = (cloud.netns("master"), cloud.netns("worker"));
     master.ip("addr flush dev eth1 scope global").unwrap();
@@ -29,14 +29,14 @@ fn machines_reach_each_other_across_subnets_without_a_lost_frame() {
         worker.ip(&format!("{family} route add default via {gateway} dev eth1 table 101")).unwrap();
     }
     for to in ["172.31.199.184", "192.168.0.155", "fd00:172:31::184", "fd00:192:168::155"] {
-        assert!(cloud.ping("master", None, to), "master to {to}");
+        assert!(cloud.reaches("master", None, to), "master to {to}");
     }
     let report = cloud.counters();
     assert_eq!((report.unicast_drops, report.question_drops), (0, 0), "{report:#?}");
     assert_eq!(report.delivered, 10, "five requests, five replies: {report:#?}");
     assert_eq!(report.ports["worker/eth1"].received, 3, "{report:#?}");
     for gateway in ["172.31.207.253", "fd00:172:31::fd"] {
-        assert!(cloud.ping("master", None, gateway), "{gateway}");
+        assert!(cloud.reaches("master", None, gateway), "{gateway}");
     }
 }
 
@@ -54,7 +54,7 @@ fn a_macvlan_child_fails_by_its_mac() {
     // The same address behind the NIC's own MAC.
     pod.ip("link del net1").unwrap();
     master.ip("addr add 172.31.199.185/32 dev eth0").unwrap();
-    assert!(cloud.ping("master", Some("172.31.199.185"), "172.31.199.184"));
+    assert!(cloud.reaches("master", Some("172.31.199.185"), "172.31.199.184"));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn an_address_passes_only_while_it_is_registered() {
     let burst = Registration { addresses: vec!["172.31.200.1-172.31.200.32".parse().unwrap()] };
     let nic: NicView = cloud.vpc().post("/nics/eni-bp1spiderlab0worker0/addresses", &burst).unwrap();
     assert!(nic.addresses.contains(&burst.addresses[0]));
-    assert!(cloud.ping("worker", Some("172.31.200.7"), "172.31.199.183"));
+    assert!(cloud.reaches("worker", Some("172.31.200.7"), "172.31.199.183"));
     let _: NicView = cloud.vpc().delete("/nics/eni-bp1spiderlab0worker0/addresses/172.31.200.1-172.31.200.32").unwrap();
     assert!(!cloud.ping("worker", Some("172.31.200.7"), "172.31.199.183"));
     let error = cloud.vpc().post::<NicView>("/nics/eni-x/addresses", &burst).unwrap_err().to_string();
@@ -95,7 +95,7 @@ fn an_interface_that_goes_down_comes_back() {
     assert!(!cloud.ping("master", None, "172.31.199.184"));
     assert!(cloud.dropped(Reason::PortDown) > before, "{:#?}", cloud.counters());
     cloud.netns("worker").ip("link set eth0 up").unwrap();
-    assert!(cloud.ping("master", None, "172.31.199.184"));
+    assert!(cloud.reaches("master", None, "172.31.199.184"));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn an_interface_that_is_deleted_leaves_the_others_alone() {
         cloud.ping("master", None, "172.31.199.184");
         cloud.dropped(Reason::PortDown) > 0
     });
-    assert!(cloud.ping("master", None, "172.31.207.253"));
+    assert!(cloud.reaches("master", None, "172.31.207.253"));
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn the_outside_sees_the_nat_gateway_for_ipv4_and_the_sender_for_ipv6() {
         let answer = cloud.curl("worker", &["--interface", source, &v6]);
         assert!(says(&answer, &format!("peer: {source}")), "{answer:?}");
     }
-    assert!(cloud.ping("client", None, "fd00:172:31::183"), "IPv6 is routed inwards too");
+    assert!(cloud.reaches("client", None, "fd00:172:31::183"), "IPv6 is routed inwards too");
     cloud.netns("client").ip(&format!("route add 172.31.192.0/20 via {NAT_ADDRESS}")).unwrap();
     assert!(!cloud.ping("client", None, "172.31.199.183"), "nobody asked for this");
     assert_eq!(cloud.counters().unicast_drops, 0);

@@ -115,10 +115,29 @@ impl Cloud {
         number
     }
 
-    /// Whether one echo request with this source, if any, is answered.
+    /// Whether one echo request with this source, if any, is answered within a second: for what must not pass.
     pub fn ping(&self, from: &str, source: Option<&str>, to: &str) -> bool {
+        self.echo(from, source, to, "1")
+    }
+
+    /// Whether an echo request is answered. The first is, unless the neighbour is still looked
+    /// for from an attempt that was not to pass (three questions, one a second, and then what waits is given up).
+    pub fn reaches(&self, from: &str, source: Option<&str>, to: &str) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < DEADLINE {
+            if self.echo(from, source, to, "10") {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn echo(&self, from: &str, source: Option<&str>, to: &str, seconds: &str) -> bool {
         let mut command = self.netns(from).command("ping");
-        command.args(["-n", "-c", "1", "-W", "1"]).args(source.into_iter().flat_map(|source| ["-I", source])).arg(to);
+        command
+            .args(["-n", "-c", "1", "-W", seconds])
+            .args(source.into_iter().flat_map(|source| ["-I", source]))
+            .arg(to);
         command.output().unwrap().status.success()
     }
 
