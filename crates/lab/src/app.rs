@@ -24,8 +24,8 @@ pub struct Args {
     /// Where to listen; by default port 80 of both families
     #[arg(long, default_value = "[::]:80")]
     pub listen: SocketAddr,
-    /// The name in every answer
-    #[arg(long, env = "POD_NAME", default_value = "app")]
+    /// The name in every answer; a container's host name is its pod's name
+    #[arg(long, env = "HOSTNAME", default_value = "app")]
     pub name: String,
 }
 

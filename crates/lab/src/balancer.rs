@@ -47,8 +47,8 @@ pub struct Args {
     /// The last one
     #[arg(long, default_value_t = PUBLIC.1)]
     pub last: Ipv4Addr,
-    /// Milliseconds between two health checks of a node
-    #[arg(long, default_value_t = 500)]
+    /// Milliseconds between two health checks of a node; by default as the real product
+    #[arg(long, default_value_t = 2000)]
     pub interval_ms: u64,
 }
 

@@ -54,7 +54,7 @@ pub fn environment(
             .map(|reference| field(&reference.field_path));
         (variable.name.clone(), variable.value.clone().or(referred).unwrap_or_default())
     });
-    ["HOSTNAME", "POD_NAME"].map(|name| (name.to_owned(), pod.name_any())).into_iter().chain(own).collect()
+    std::iter::once(("HOSTNAME".to_owned(), pod.name_any())).chain(own).collect()
 }
 
 #[cfg(test)]
