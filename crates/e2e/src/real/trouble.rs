@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use rcgen::{CertificateParams, Issuer, KeyPair};
 
 use super::product::{NAMESPACE, NETWORK, Product};
 use crate::report::{Report, Verdict};
@@ -47,10 +50,13 @@ pub fn tell(product: &Product<'_>, report: &mut Report) {
     report.check("T2", "a namespace is deleted with its pods", namespace_deleted(product));
     report.check("T3", "a NetworkAttachmentDefinition is edited by hand", edited(product));
     report.check("T4", "the webhook's certificate is deleted", certificate(product, None));
-    report.check("T5", "the webhook's certificate is replaced by garbage", certificate(product, Some("bm90aGluZw==")));
-    report.check("T6", "a role binding is missing: the agents say so, and go on once it is back", permission(product));
-    report.check("T7", "a kind is missing: the agents say so, helm upgrade brings it, and they go on", kind(product));
-    report.check("T8", "API, kernel, pods and pools agree", product.agreement());
+    let garbage = ["bm90aGluZw=="; 2].map(str::to_owned);
+    report.check("T5", "the webhook's certificate is replaced by garbage", certificate(product, Some(garbage)));
+    let outcome = expired(product).and_then(|pair| certificate(product, Some(pair)));
+    report.check("T6", "the webhook's certificate has expired", outcome);
+    report.check("T7", "a role binding is missing: the agents say so, and go on once it is back", permission(product));
+    report.check("T8", "a kind is missing: the agents say so, helm upgrade brings it, and they go on", kind(product));
+    report.check("T9", "API, kernel, pods and pools agree", product.agreement());
 }
 
 fn pool_deleted(product: &Product<'_>) -> Result<Verdict> {
@@ -93,22 +99,50 @@ fn edited(product: &Product<'_>) -> Result<Verdict> {
     Ok(Verdict::new(true, "as the SpiderMultusConfig says", "put right"))
 }
 
+/// Where the webhook's certificate is.
+const CERTIFICATE: &str = "secret/spiderpool-controller-server-certs";
+
+/// A member of the Secret, as it is stored: base64.
+fn of_secret(product: &Product<'_>, member: &str) -> Result<String> {
+    let path = format!("jsonpath={{.data.{}}}", member.replace('.', "\\."));
+    product.access.words(&["kubectl", "-n", NAMESPACE, "get", CERTIFICATE, "-o", &path])
+}
+
+/// Certificate and key as they are stored, of the webhook's own authority, for the right name, but out of date.
+fn expired(product: &Product<'_>) -> Result<[String; 2]> {
+    let pem = |member: &str| -> Result<String> {
+        let bytes = BASE64.decode(of_secret(product, member)?).with_context(|| format!("{member} is not base64"))?;
+        String::from_utf8(bytes).with_context(|| format!("{member} is no text"))
+    };
+    let ca_key = KeyPair::from_pem(&pem("ca.key")?).context("cannot read the key of the authority")?;
+    let issuer = Issuer::from_ca_cert_pem(&pem("ca.crt")?, ca_key).context("cannot read the authority")?;
+    let name = format!("spiderpool-controller.{NAMESPACE}.svc");
+    let mut params = CertificateParams::new(vec![name]).context("no certificate for that name")?;
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let key = KeyPair::generate().context("cannot make a key")?;
+    let made = params.signed_by(&key, &issuer).context("cannot make a certificate")?;
+    Ok([made.pem(), key.serialize_pem()].map(|text| BASE64.encode(text)))
+}
+
 /// Admission works again without a word of the operator.
-fn certificate(product: &Product<'_>, garbage: Option<&str>) -> Result<Verdict> {
+fn certificate(product: &Product<'_>, replaced: Option<[String; 2]>) -> Result<Verdict> {
     let access = product.access;
-    let secret = "secret/spiderpool-controller-server-certs";
-    match garbage {
-        None => access.kubectl(&format!("-n {NAMESPACE} delete {secret}"))?,
-        Some(text) => {
-            let patch = format!(r#"{{"data":{{"tls.crt":"{text}","tls.key":"{text}"}}}}"#);
-            access.words(&["kubectl", "-n", NAMESPACE, "patch", secret, "--type=merge", "-p", &patch])?
+    let wrong = match replaced {
+        None => {
+            access.kubectl(&format!("-n {NAMESPACE} delete {CERTIFICATE}"))?;
+            String::new()
+        }
+        Some([certificate, key]) => {
+            let patch = format!(r#"{{"data":{{"tls.crt":"{certificate}","tls.key":"{key}"}}}}"#);
+            access.words(&["kubectl", "-n", NAMESPACE, "patch", CERTIFICATE, "--type=merge", "-p", &patch])?;
+            certificate
         }
     };
     let valid = access.until("a new certificate", Duration::from_secs(60), || {
-        let path = r"jsonpath={.data.tls\.crt}";
-        let text = access.words(&["kubectl", "-n", NAMESPACE, "get", secret, "-o", path])?;
+        let text = of_secret(product, "tls.crt")?;
         // "-----BEGIN CERTIFICATE-----"
-        Ok(text.starts_with("LS0tLS1CRUdJTi").then_some(()))
+        Ok((text != wrong && text.starts_with("LS0tLS1CRUdJTi")).then_some(()))
     });
     valid?;
     let pool = NETWORK.rsplit("---").next().unwrap_or_default();

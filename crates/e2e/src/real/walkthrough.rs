@@ -95,7 +95,23 @@ impl Walk<'_> {
 
         story.report().chapter("6. What the VPC saw");
         story.no_drops(&[V4]);
+
+        if self.options.guests {
+            story.report().chapter("7. A node whose clock is wrong");
+            let outcome = self.wrong_clock(cluster);
+            story.report().check("W5", "an hour ahead: a pod goes and its successor starts", outcome);
+        }
         Ok(())
+    }
+
+    /// Only a node with a kernel of its own has a clock of its own.
+    fn wrong_clock(&self, cluster: &Cluster) -> Result<Verdict> {
+        let (place, worker) = (cluster.place(), cluster.place_on("worker")?);
+        let turn = |hours: i64| worker.run(&["sh", "-c", &format!("date -s @$(($(date +%s) + {}))", hours * 3600)]);
+        turn(1)?.expect_success()?;
+        let outcome = replaced(&place);
+        turn(-1)?.expect_success()?;
+        outcome
     }
 
     /// The guide's command with what only this place needs: where its images are, and that there is none of Multus.
@@ -160,6 +176,26 @@ impl Walk<'_> {
 
 fn ask(place: &Exec, words: &[&str]) -> Result<String> {
     run_command(place.command(words), None, &words.join(" "), LIMIT)?.expect_success()
+}
+
+/// The pod of test-app-1 on worker goes; the next one must have an address of the same pool, and no other may be left.
+fn replaced(place: &Exec) -> Result<Verdict> {
+    let pod =
+        ["kubectl", "get", "pods", "-l", "app=test-app-1", "--field-selector", "spec.nodeName=worker", "-o", "name"];
+    let before = ask(place, &pod)?;
+    ask(place, &["kubectl", "delete", before.trim(), "--timeout=120s"])?;
+    ask(place, &["kubectl", "rollout", "status", "daemonset/test-app-1", "--timeout=240s"])?;
+    let after = ask(place, &pod)?;
+    let (_, name) = after.trim().split_once('/').context("no pod of test-app-1 on worker")?;
+    let columns = "custom-columns=:.spec.pool,:.spec.state,:.spec.address,:.spec.pod.name";
+    let claims = ask(place, &["kubectl", "get", "spiderips", "--no-headers", "-o", columns])?;
+    let claims = claims.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of_worker: Vec<_> = claims.filter(|claim| claim.starts_with(&["worker-172", "Allocated"])).collect();
+    Ok(Verdict::new(
+        before != after && of_worker.iter().map(|claim| claim.last()).eq([Some(&name)]),
+        "a new pod, and one address of worker-172 in use, its own",
+        format!("{name}; {}", of_worker.iter().map(|claim| claim.join(" ")).collect::<Vec<_>>().join(", ")),
+    ))
 }
 
 fn rolled_out(printed: &str) -> Verdict {
