@@ -16,7 +16,7 @@ use std::{future::Future, sync::Arc, time::Instant};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     response::Json,
     routing::{get, post},
 };
@@ -163,7 +163,7 @@ pub fn router(context: &Context) -> Router {
             _ => routes(webhook, metrics, multus::MultusConfigs(context)),
         });
     }
-    router
+    router.layer(DefaultBodyLimit::max(MAX_REVIEW))
 }
 
 /// A kind and what its reviews are counted as.
@@ -179,6 +179,10 @@ impl<K> Handler<K> {
         Json(answered)
     }
 }
+
+/// The longest request that is read. A review of an update has the object twice, each with what its status tells; etcd itself stores no
+/// object above 1.5 MiB.
+const MAX_REVIEW: usize = 8 << 20;
 
 fn routes<K: Kind>(webhook: Webhook, metrics: metrics::Metrics, kind: K) -> Router {
     Router::new()

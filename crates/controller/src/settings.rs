@@ -158,8 +158,7 @@ impl Settings {
         }
         let garbage_collection = gc::Settings::new(&config, env)?;
         let metrics_port = env.port("SPIDERPOOL_METRIC_HTTP_PORT", 5721)?;
-        let multus_resync =
-            Duration::from_secs(env.optional_number("SPIDERPOOL_MULTUS_CONFIG_INFORMER_RESYNC_PERIOD")?.unwrap_or(60));
+        let multus_resync = resync(env, "SPIDERPOOL_MULTUS_CONFIG_INFORMER_RESYNC_PERIOD")?;
         Ok(Self {
             config,
             flags,
@@ -185,6 +184,15 @@ impl Settings {
     }
 }
 
+/// After how many seconds everything is looked at again; 0, as in client-go: never.
+fn resync(env: &Env, name: &'static str) -> Result<Duration, Error> {
+    const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+    Ok(match env.optional_number(name)?.unwrap_or(60) {
+        0 => NEVER,
+        seconds => Duration::from_secs(seconds),
+    })
+}
+
 impl CoordinatorSettings {
     fn new(env: &Env) -> Result<Self, Error> {
         let default_name = env.text("SPIDERPOOL_COORDINATOR_DEFAULT_NAME", "default");
@@ -195,9 +203,7 @@ impl CoordinatorSettings {
         };
         Ok(Self {
             name: not_empty(env.text("SPIDERPOOL_COORDINATOR_DEAFULT_NAME", &default_name), "default"),
-            resync: Duration::from_secs(
-                env.optional_number("SPIDERPOOL_COORDINATOR_INFORMER_RESYNC_PERIOD")?.unwrap_or(60),
-            ),
+            resync: resync(env, "SPIDERPOOL_COORDINATOR_INFORMER_RESYNC_PERIOD")?,
             cni_dir: env.text("SPIDERPOOL_CNI_CONFIG_DIR", "/etc/cni/net.d").into(),
             cilium_config: (namespace.to_owned(), name.to_owned()),
             default: default_coordinator(env)?,

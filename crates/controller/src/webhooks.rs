@@ -79,7 +79,7 @@ pub enum Error {
 
 impl Target {
     /// Puts both configurations right, again and again until `stop`. After the first success `first` is dropped and
-    /// `written` opens.
+    /// `written` opens, which it also does where there are none.
     pub async fn keep(self, stop: Stop, written: Stop, first: daemon::health::Guard) -> Result<(), Error> {
         let (mut first, mut complaint, mut failures) = (Some(first), None, 0);
         loop {
@@ -93,6 +93,10 @@ impl Target {
                     if bundle.is_some() { LOOK } else { RETRY }
                 }
                 Err(error) => {
+                    if matches!(error, Error::Missing(..)) {
+                        // Nobody is asked: what is written gets through. Whoever removes the configurations in an emergency does not lose the rest.
+                        written.cancel();
+                    }
                     failures += 1;
                     let text = Explained(&error).to_string();
                     if failures > 1 && complaint.as_ref() != Some(&text) {

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// How long to wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a connection may be silent while an answer is awaited. Longer than a watch, which the API server ends after less than five
+/// minutes: without it a peer that vanished would be waited for for ever.
+const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,10 @@ pub async fn connect() -> Result<Client, ConnectError> {
         None => Config::infer().await?,
     };
     config.connect_timeout = Some(CONNECT_LIMIT);
+    config.read_timeout = Some(SILENCE_LIMIT);
+    config.reset_reader_on_write = true;
+    // Who asked knows what 429, 503 and 504 mean. A repetition below it would hide that the outcome is unknown, and pass the leader's fence.
+    config.default_retry = false;
     let url = config.cluster_url.to_string();
     Client::try_from(config).map_err(|source| ConnectError::Client { url, source })
 }

@@ -167,6 +167,12 @@ impl Endpoints {
         Err(Failure::Conflict)
     }
 
+    /// Removes an endpoint that was read, if nobody has changed it since: else it is a conflict.
+    pub async fn remove_this(&self, read: &SpiderEndpoint) -> Result<(), Failure> {
+        let namespace = read.metadata.namespace.as_deref().unwrap_or_default();
+        self.discard(&self.api(namespace), read.clone()).await
+    }
+
     /// Deletes this very object in this very version (what was changed since may tell another pod's addresses) and takes our
     /// finalizer off it.
     async fn discard(&self, api: &Api<SpiderEndpoint>, object: SpiderEndpoint) -> Result<(), Failure> {

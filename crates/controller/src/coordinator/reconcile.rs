@@ -32,6 +32,8 @@ use crate::{events::Events, settings::CoordinatorSettings, trouble::Explained};
 
 /// How soon a failure is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How soon it is seen that the default object is gone.
+const LOOK: Duration = Duration::from_secs(5);
 /// How soon an object that somebody changed meanwhile is looked at again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -98,7 +100,7 @@ pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infal
         let mut pause = Duration::ZERO;
         while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             pause = match ensure_default(&creation).await {
-                Ok(()) => creation.settings.resync,
+                Ok(()) => LOOK,
                 Err(error) => {
                     tracing::warn!(error = %Explained(&error), "default SpiderCoordinator not written");
                     RETRY
@@ -152,6 +154,11 @@ async fn reconcile(coordinator: Arc<SpiderCoordinator>, context: Arc<Context>) -
     }
     note_type(&coordinator, &context).await;
     let outcome = find(&coordinator, &context).await;
+    if let (Err(error @ NotReady::Unreadable { .. }), true) = (&outcome, is_synced(&coordinator)) {
+        // What was known is better than nothing: without it no pod starts.
+        tracing::warn!(name, error = %Explained(error), "SpiderCoordinator status left as it is");
+        return Ok(Action::requeue(RETRY));
+    }
     let pause = if outcome.is_ok() { context.settings.resync } else { RETRY };
     let status = match outcome {
         Ok(cidrs) => SpiderCoordinatorStatus {
@@ -181,6 +188,10 @@ async fn reconcile(coordinator: Arc<SpiderCoordinator>, context: Arc<Context>) -
         tracing::info!(name, phase = status.phase, reason = status.reason, overlay = ?status.overlay_pod_cidr, service = ?status.service_cidr, "SpiderCoordinator status written");
     }
     Ok(Action::requeue(pause))
+}
+
+fn is_synced(coordinator: &SpiderCoordinator) -> bool {
+    coordinator.status.as_ref().is_some_and(|status| status.phase == SpiderCoordinatorStatus::SYNCED)
 }
 
 async fn write(client: &Client, read: &SpiderCoordinator, status: &SpiderCoordinatorStatus) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipam::{Family, rules::FieldError};
 use ipnet::IpNet;
-use k8s_api::{CoordinatorSpec, FINALIZER, Route, SpiderCoordinator, coordinator::CoordinatorMode};
+use k8s_api::{CoordinatorSpec, Route, SpiderCoordinator, coordinator::CoordinatorMode};
 
 const POD_CIDR_TYPES: &str = r#""auto", "cluster", "calico", "cilium", "none""#;
 const RP_FILTERS: &str = r#""0", "1", "2""#;
@@ -19,12 +19,9 @@ pub enum Owner {
     Network,
 }
 
-/// Fills `coordinator` as upstream's webhook does. What is wrong is left for [`check`] to refuse.
+/// Fills `coordinator` as upstream's webhook does, but gives it no finalizer: nothing must be done before it goes. What is wrong is left for
+/// [`check`] to refuse.
 pub fn fill(coordinator: &mut SpiderCoordinator) {
-    let finalizers = coordinator.metadata.finalizers.get_or_insert_default();
-    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
-        finalizers.push(FINALIZER.to_owned());
-    }
     let spec = &mut coordinator.spec;
     spec.mode.get_or_insert(CoordinatorMode::Auto);
     spec.tune_pod_routes.get_or_insert(true);

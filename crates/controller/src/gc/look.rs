@@ -276,8 +276,17 @@ impl Look<'_> {
         };
         match self.shared.rules.endpoint(&facts) {
             Verdict::Free(reason) => {
-                let removed = self.shared.endpoints.remove(&namespace, &name, uid, None).await;
-                removed.map_err(failed(format!("remove SpiderEndpoint {namespace}/{name}")))?;
+                match self.shared.endpoints.remove_this(endpoint).await {
+                    Ok(()) => {}
+                    Err(Failure::Conflict) => {
+                        // Judged anew, as what it is now.
+                        self.wait(self.shared.settings.gap);
+                        return Ok(());
+                    }
+                    Err(source) => {
+                        return Err(failed(format!("remove SpiderEndpoint {namespace}/{name}"))(source));
+                    }
+                }
                 tracing::info!(endpoint = format!("{namespace}/{name}"), uid, node = status.current.node, %reason, "endpoint removed");
             }
             Verdict::Wait(_, wait) => self.wait(wait),

@@ -14,8 +14,8 @@ use tower::BoxError;
 
 use super::clock::{self, Moment};
 
-/// The longest wait for the answer to a write: an API server that is slower is tried again.
-const WRITE_LIMIT: Duration = Duration::from_secs(30);
+/// The longest wait for the answer to anything but a watch: an API server that is slower is tried again.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Until when a term lasts. A fence that is closed stays closed: the next term has one of its own.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +28,7 @@ pub enum Unsent {
     #[error("this process is not the leader any more")]
     Deposed,
     /// No answer in time.
-    #[error("no answer from the API server within {WRITE_LIMIT:?}")]
+    #[error("no answer from the API server within {LIMIT:?}")]
     TimedOut,
 }
 
@@ -58,11 +58,14 @@ impl Fence {
         let service = tower::service_fn(move |request: Request<Body>| {
             let (inner, fence) = (inner.clone(), fence.clone());
             async move {
-                if matches!(*request.method(), Method::GET | Method::HEAD) {
+                let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+                if reads && is_watch(&request) {
                     return inner.send(request).await.map_err(BoxError::from);
                 }
-                fence.check(clock::now())?;
-                match tokio::time::timeout(WRITE_LIMIT, inner.send(request)).await {
+                if !reads {
+                    fence.check(clock::now())?;
+                }
+                match tokio::time::timeout(LIMIT, inner.send(request)).await {
                     Ok(answer) => answer.map_err(BoxError::from),
                     Err(_) => Err(Unsent::TimedOut.into()),
                 }
@@ -72,9 +75,22 @@ impl Fence {
     }
 }
 
+fn is_watch(request: &Request<Body>) -> bool {
+    let asks = |pair: &str| matches!(pair, "watch=true" | "watch=1");
+    request.uri().query().is_some_and(|query| query.split('&').any(asks))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_watch_may_last() {
+        let request = |uri: &str| Request::get(uri).body(Body::empty()).unwrap();
+        assert!(is_watch(&request("/api/v1/pods?labelSelector=a%3Db&watch=true&timeoutSeconds=290")));
+        assert!(!is_watch(&request("/api/v1/pods?labelSelector=watch%3Dtrue&limit=500")));
+        assert!(!is_watch(&request("/api/v1/namespaces/watch/pods")));
+    }
 
     #[test]
     fn a_fence_opens_until_a_moment_and_closes_for_good() {

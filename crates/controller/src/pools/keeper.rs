@@ -116,6 +116,9 @@ struct Keeper {
     rebuilt: Option<Ledger>,
     pools: HashMap<Arc<str>, Arc<SpiderIPPool>>,
     listed: HashMap<Arc<str>, Arc<SpiderIPPool>>,
+    /// When pools changed that changed since `listed_at`.
+    changed_at: HashMap<Arc<str>, Instant>,
+    listed_at: Instant,
     pace: Pace,
     busy: HashMap<Arc<str>, bool>,
     unsynced: (bool, bool),
@@ -130,6 +133,8 @@ impl Keeper {
             rebuilt: None,
             pools: HashMap::new(),
             listed: HashMap::new(),
+            changed_at: HashMap::new(),
+            listed_at: Instant::now(),
             pace: Pace::new(Instant::now()),
             busy: HashMap::new(),
             unsynced: (true, true),
@@ -175,11 +180,13 @@ impl Keeper {
             Event::Apply(pool) => {
                 let name: Arc<str> = pool.name_any().into();
                 self.pools.insert(Arc::clone(&name), Arc::new(pool));
+                self.changed_at.insert(Arc::clone(&name), Instant::now());
                 self.changed([name]);
             }
             Event::Delete(pool) => {
                 let name = pool.name_any();
                 self.pools.remove(name.as_str());
+                self.changed_at.remove(name.as_str());
                 self.pace.forget(&name);
                 self.context.metrics.gone(&name);
             }
@@ -194,6 +201,8 @@ impl Keeper {
                     self.context.metrics.gone(name);
                 }
                 self.unsynced.1 = false;
+                self.changed_at.clear();
+                self.listed_at = Instant::now();
                 self.changed(self.pools.keys().cloned().collect::<Vec<_>>());
             }
         }
@@ -219,13 +228,18 @@ impl Keeper {
     /// The write of a pool that is due, if it differs from what it should be.
     fn due(&mut self) -> Option<BoxFuture<'static, Written>> {
         let name = self.pace.next(Instant::now())?;
-        let pool = self.pools.get(&name)?;
+        let Some(pool) = self.pools.get(&name) else {
+            // It went while its last write failed: what failed is not its successor's.
+            self.pace.forget(&name);
+            return None;
+        };
         let phase = *self.context.phase.borrow();
         let status = self.ledger.status(pool, self.context.max_allocated_ips);
         let work = Work {
             import: self.import(pool, phase),
             phase,
             status,
+            changed_at: self.changed_at.get(&name).copied().unwrap_or(self.listed_at),
             used: self.ledger.count(&name),
             example: self.ledger.example(&name).map(|(address, pod)| format!("{address} of {pod}")),
             pool: Arc::clone(pool),
@@ -275,6 +289,8 @@ impl Keeper {
 struct Work {
     pool: Arc<SpiderIPPool>,
     status: SpiderIPPoolStatus,
+    /// When the pool became what it is, or was found so.
+    changed_at: Instant,
     used: usize,
     example: Option<String>,
     phase: Phase,
@@ -315,6 +331,7 @@ impl Work {
                 events: &context.events,
                 sources: &context.sources,
                 phase: self.phase,
+                changed_at: self.changed_at.into_std(),
             };
             settled = import::settle(&import, &pool, known).await?;
         }

@@ -14,6 +14,11 @@ use k8s_api::{
 
 use crate::upstream::import::Known;
 
+/// Bytes of `status.allocatedIPs`, of the 1.5 MiB that etcd takes for the whole object.
+const MAX_TEXT: usize = 900_000;
+/// Bytes of a record in it beside its address, pod and UID: quotes, names of fields, a comma; quotes again, because it is a text in JSON.
+const AROUND_RECORD: usize = 48;
+
 /// Ranges in `status.usedRanges`, as the CRD limits them.
 const MAX_RANGES: usize = 256;
 
@@ -109,7 +114,8 @@ impl Ledger {
         Known { missing, released: released.collect() }
     }
 
-    /// The status that the pool shall have. `allocatedIPs` lists at most `max` addresses; the counts are exact. The total of
+    /// The status that the pool shall have. `allocatedIPs` lists at most `max` addresses, and no more than an object can hold; the counts are
+    /// exact. The total of
     /// a pool whose ranges do not parse is left as it is.
     pub fn status(&self, pool: &SpiderIPPool, max: usize) -> SpiderIPPoolStatus {
         let name = pool.metadata.name.as_deref().unwrap_or_default();
@@ -131,7 +137,14 @@ impl Ledger {
             let record = self.entries.get(address)?.pod.as_ref()?;
             Some((address.to_string(), record))
         });
-        let records: BTreeMap<String, &Record> = records.take(max).collect();
+        let mut left = MAX_TEXT;
+        let fits = |(address, record): &(String, &Record)| {
+            let length = address.len() + record.pod.len() + record.uid.len() + AROUND_RECORD;
+            let fits = length <= left;
+            left = left.saturating_sub(length);
+            fits
+        };
+        let records: BTreeMap<String, &Record> = records.take(max).take_while(fits).collect();
         (!records.is_empty()).then(|| serde_json::to_string(&records).expect("texts are JSON"))
     }
 }

@@ -4,6 +4,7 @@
 //! in the protocol with upstream, in which its addresses are not given to anybody else.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use futures::{StreamExt as _, stream};
 use ipam::{Pool, SpanSet, address_name, pool::Source};
@@ -41,6 +42,8 @@ pub struct Context<'a> {
     pub sources: &'a Sources,
     /// Which agents are at work.
     pub phase: Phase,
+    /// When the pool became what it is.
+    pub changed_at: Instant,
 }
 
 /// A step that failed; the pool is looked at again.
@@ -155,7 +158,7 @@ async fn users(
     let widened = is_widened(pool, context.phase);
     let addresses = if widened { pool.unseen().unwrap_or_default() } else { addresses(pool) };
     if widened {
-        context.sources.renew().await.map_err(failed("list pods and SpiderEndpoints".to_owned()))?;
+        context.sources.renew(context.changed_at).await.map_err(failed("list pods and SpiderEndpoints".to_owned()))?;
     }
     let users = context.sources.users(&addresses).await;
     let users = users.map_err(failed("list pods and SpiderEndpoints".to_owned()))?;

@@ -179,9 +179,13 @@ impl Sources {
         Ok(Arc::clone(kept.insert(self.list().await?)))
     }
 
-    /// Takes the lists anew: pods may have started since they were taken that have no claim.
-    pub async fn renew(&self) -> Result<(), Failure> {
+    /// Takes the lists anew, unless they are younger than `after`: pods may have started since they were taken that have no claim. Of many
+    /// pools that change at once the first one asks for all.
+    pub async fn renew(&self, after: Instant) -> Result<(), Failure> {
         let mut kept = self.lists.lock().await;
+        if kept.as_ref().is_some_and(|lists| lists.at > after) {
+            return Ok(());
+        }
         *kept = Some(self.list().await?);
         Ok(())
     }
