@@ -115,6 +115,18 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
+{{/* Root that writes where the node keeps its CNI files: their directories may belong to another user (`kube` with kubespray). */}}
+{{- define "spiderpool.nodeWriter" -}}
+runAsUser: 0
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+  add: [DAC_OVERRIDE]
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
 {{/* A user that owns nothing. */}}
 {{- define "spiderpool.nobody" -}}
 runAsUser: 65532

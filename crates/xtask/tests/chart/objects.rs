@@ -63,25 +63,31 @@ fn multinet_needs_neither_multus_image_nor_its_rights() {
     );
 }
 
-/// A container that runs without any right on the machine.
-fn is_confined(container: &Value) -> bool {
+/// A container that runs without any right on the machine, but for these capabilities.
+fn is_confined_but(added: &Value, container: &Value) -> bool {
     let context = &container["securityContext"];
     context["privileged"] != json!(true)
         && context["allowPrivilegeEscalation"] == json!(false)
         && context["readOnlyRootFilesystem"] == json!(true)
-        && context["capabilities"] == json!({"drop": ["ALL"]})
+        && context["capabilities"]["drop"] == json!(["ALL"])
+        && context["capabilities"]["add"] == *added
+}
+
+/// A container that runs without any right on the machine.
+fn is_confined(container: &Value) -> bool {
+    is_confined_but(&Value::Null, container)
 }
 
 #[test]
 #[ignore = "helm"]
 fn only_what_sets_kernel_parameters_is_privileged() {
     let all = render("plugins: {installCNI: true}");
-    for object in [all.agent(), all.controller(), all.init(), all.get("Job", "spiderpool-controller-crds")] {
+    for object in [all.controller(), all.init(), all.get("Job", "spiderpool-controller-crds")] {
         for container in containers(object) {
-            let is_agent = container["name"] == "spiderpool-agent";
-            assert_eq!(is_confined(container), !is_agent, "{container}");
+            assert!(is_confined(container), "{container}");
         }
     }
+    assert_eq!(container(all.agent(), "spiderpool-agent")["securityContext"]["privileged"], json!(true));
     let agent = render("spiderpoolAgent: {tuneSysctlConfig: false}");
     assert!(is_confined(container(agent.agent(), "spiderpool-agent")));
     let controller = render("coordinator: {enabled: false}");
@@ -89,6 +95,19 @@ fn only_what_sets_kernel_parameters_is_privileged() {
         container(controller.controller(), "spiderpool-controller")["securityContext"]["runAsNonRoot"],
         json!(true)
     );
+}
+
+#[test]
+#[ignore = "helm"]
+fn what_writes_cni_files_may_do_so_in_directories_of_another_user() {
+    let all = render("{plugins: {installCNI: true, uninstall: true}, multus: {multusCNI: {uninstall: true}}}");
+    let names: Vec<_> = containers(all.agent()).iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+    let writers = ["install", "install-plugins", "install-multus", "multus-cni", "uninstall"];
+    assert!(writers.iter().all(|writer| names.iter().any(|name| name == writer)), "{names:?}");
+    for container in containers(all.agent()).into_iter().filter(|one| one["name"] != "spiderpool-agent") {
+        assert!(is_confined_but(&json!(["DAC_OVERRIDE"]), container), "{container}");
+        assert_eq!(container["securityContext"]["runAsUser"], json!(0), "{container}");
+    }
 }
 
 #[test]
