@@ -15,6 +15,8 @@ pub enum Component {
     AgentMultus,
     /// `multinet`, served by the agent; only where it plays Multus.
     AgentMultinet,
+    /// Agents of upstream, under the same account, until they are replaced; only in an upgrade from upstream.
+    AgentUpstream,
     /// `spiderpool-controller`.
     Controller,
     /// `spiderpool-init`: after install and upgrade.
@@ -27,8 +29,16 @@ pub enum Component {
 
 impl Component {
     /// Every component, in the order of the table.
-    pub const ALL: [Self; 7] =
-        [Self::Agent, Self::AgentMultus, Self::AgentMultinet, Self::Controller, Self::Init, Self::Crds, Self::Clean];
+    pub const ALL: [Self; 8] = [
+        Self::Agent,
+        Self::AgentMultus,
+        Self::AgentMultinet,
+        Self::AgentUpstream,
+        Self::Controller,
+        Self::Init,
+        Self::Crds,
+        Self::Clean,
+    ];
 
     /// Name of its file in `charts/spiderpool/files/rbac`, without `.yaml`.
     pub fn file(self) -> &'static str {
@@ -36,6 +46,7 @@ impl Component {
             Self::Agent => "agent",
             Self::AgentMultus => "agent-multus",
             Self::AgentMultinet => "agent-multinet",
+            Self::AgentUpstream => "agent-upstream",
             Self::Controller => "controller",
             Self::Init => "init",
             Self::Crds => "crds",
@@ -91,7 +102,7 @@ const GET: &[&str] = &["get"];
 
 /// The table.
 pub fn grants() -> Vec<Grant> {
-    [agent(), multus(), controller(), init(), crds(), clean()].concat()
+    [agent(), multus(), upstream(), controller(), init(), crds(), clean()].concat()
 }
 
 const fn row(
@@ -165,6 +176,61 @@ fn multus() -> Vec<Grant> {
         row(AgentMultus, "events.k8s.io", &["events"], &["create", "patch", "update"], "the same, in the newer group"),
         row(AgentMultus, "k8s.cni.cncf.io", &["network-attachment-definitions"], GET, "Multus reads networks"),
         row(AgentMultinet, "", &["pods"], &["patch"], "store::pods::annotate: the network status of a pod"),
+    ]
+}
+
+/// What agents of upstream v1.2 need beyond [`agent`]. Their client keeps what it gets, so that it lists and watches it too.
+fn upstream() -> Vec<Grant> {
+    use Component::AgentUpstream;
+    vec![
+        row(AgentUpstream, "", &["events"], &["create", "patch", "update"], "upstream: events of pools and pods"),
+        row(AgentUpstream, "", &["pods/status"], &["get", "patch", "update"], "upstream: its Multus' network status"),
+        row(
+            AgentUpstream,
+            "apps",
+            &["daemonsets", "deployments", "replicasets", "statefulsets"],
+            READ,
+            "upstream: the top controller of a pod",
+        ),
+        row(
+            AgentUpstream,
+            "apps.kruise.io",
+            &["clonesets", "statefulsets"],
+            READ,
+            "upstream: the top controller of a pod",
+        ),
+        row(AgentUpstream, "batch", &["cronjobs", "jobs"], READ, "upstream: the top controller of a pod"),
+        row(
+            AgentUpstream,
+            "kubevirt.io",
+            &["virtualmachineinstances", "virtualmachines"],
+            &["get", "list"],
+            "upstream: fixed addresses of virtual machines",
+        ),
+        row(
+            AgentUpstream,
+            SPIDERPOOL,
+            &["spiderippools/status"],
+            &["get", "patch", "update"],
+            "upstream: an entry of status.allocatedIPs is the allocation",
+        ),
+        row(
+            AgentUpstream,
+            SPIDERPOOL,
+            &["spiderendpoints"],
+            &["create", "delete", "get", "list", "patch", "update", "watch"],
+            "upstream: what a pod of its node got",
+        ),
+        row(AgentUpstream, SPIDERPOOL, &["spiderippools"], &["create", "update"], "upstream: automatic pools"),
+        row(AgentUpstream, SPIDERPOOL, &["spidersubnets"], READ, "upstream: automatic pools"),
+        row(
+            AgentUpstream,
+            SPIDERPOOL,
+            &["spidersubnets/status"],
+            &["get", "patch", "update"],
+            "upstream: automatic pools",
+        ),
+        row(AgentUpstream, SPIDERPOOL, &["spidermultusconfigs"], READ, "upstream: the pools of a network"),
     ]
 }
 
