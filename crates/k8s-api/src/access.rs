@@ -291,6 +291,13 @@ fn controller() -> Vec<Grant> {
             "coordinator: the default object and its finalizer",
         ),
         row(Controller, SPIDERPOOL, &["spidercoordinators/status"], &["patch"], "coordinator: the CIDRs"),
+        row(
+            Controller,
+            SPIDERPOOL,
+            &["spidersubnets"],
+            &["list", "patch", "watch"],
+            "subnets: the finalizer of those that upstream left",
+        ),
         row(Controller, SPIDERPOOL, &["spidermultusconfigs"], READ, "multus::reconcile"),
         row(
             Controller,
