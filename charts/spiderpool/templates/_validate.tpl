@@ -77,9 +77,9 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- fail (printf "spiderpoolController.tls.provided.%s is not PEM in base64 (`base64 -w0 FILE`)." .) -}}
 {{- end -}}
 {{- end -}}
-{{- $stored := lookup "v1" "Secret" .Release.Namespace $tls.secretName -}}
+{{- $stored := include "spiderpool.found" (list "v1" "Secret" .Release.Namespace $tls.secretName) | fromJson -}}
 {{- if and $stored (ne (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $stored) .Release.Name) -}}
-{{- fail (printf "spiderpoolController.tls.secretName: Secret %s/%s was made by the controller (tls.method auto) or by somebody else. Delete it, then set method provided: kubectl -n %s delete secret %s" .Release.Namespace $tls.secretName .Release.Namespace $tls.secretName) -}}
+{{- fail (printf "spiderpoolController.tls.secretName: Secret %s/%s was made by the controller (tls.method auto) or by somebody else, and is not replaced: pods may still use it. Set another secretName together with method provided; delete the old Secret afterwards." .Release.Namespace $tls.secretName) -}}
 {{- end -}}
 {{- else if and (eq $tls.method "certmanager") (not $tls.certmanager.issuerName) -}}
 {{- fail "spiderpoolController.tls.certmanager.issuerName: empty. Method certmanager needs the name of an Issuer in the namespace of the release." -}}

@@ -19,6 +19,8 @@ pub enum Component {
     AgentUpstream,
     /// `spiderpool-controller`.
     Controller,
+    /// `spiderpool-controller` where it makes the webhook's certificate itself.
+    ControllerCertificates,
     /// `spiderpool-init`: after install and upgrade.
     Init,
     /// `spiderpool-controller apply-crds`: before an upgrade.
@@ -29,12 +31,13 @@ pub enum Component {
 
 impl Component {
     /// Every component, in the order of the table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Agent,
         Self::AgentMultus,
         Self::AgentMultinet,
         Self::AgentUpstream,
         Self::Controller,
+        Self::ControllerCertificates,
         Self::Init,
         Self::Crds,
         Self::Clean,
@@ -48,6 +51,7 @@ impl Component {
             Self::AgentMultinet => "agent-multinet",
             Self::AgentUpstream => "agent-upstream",
             Self::Controller => "controller",
+            Self::ControllerCertificates => "controller-certificates",
             Self::Init => "init",
             Self::Crds => "crds",
             Self::Clean => "clean",
@@ -102,7 +106,7 @@ const GET: &[&str] = &["get"];
 
 /// The table.
 pub fn grants() -> Vec<Grant> {
-    [agent(), multus(), upstream(), controller(), init(), crds(), clean()].concat()
+    [agent(), multus(), upstream(), controller(), certificates(), init(), crds(), clean()].concat()
 }
 
 const fn row(
@@ -320,13 +324,18 @@ fn controller() -> Vec<Grant> {
         row(Controller, "coordination.k8s.io", &["leases"], &["get", "update"], "leader::candidate: the election")
             .named(&[LEASE])
             .in_release(),
-        row(Controller, "", &["secrets"], &["create"], "certificates::secret: CA and certificate of its own")
-            .in_release(),
-        row(Controller, "", &["secrets"], &["get", "update"], "certificates::secret: kept and rotated")
-            .named(&[TLS_SECRET])
-            .in_release(),
     ]);
     rows
+}
+
+/// With every other method of certificates the controller reads files, and has no business with Secrets.
+fn certificates() -> Vec<Grant> {
+    use Component::ControllerCertificates;
+    let why = ["certificates::secret: CA and certificate of its own", "certificates::secret: kept and rotated"];
+    vec![
+        row(ControllerCertificates, "", &["secrets"], &["create"], why[0]).in_release(),
+        row(ControllerCertificates, "", &["secrets"], &["get", "update"], why[1]).named(&[TLS_SECRET]).in_release(),
+    ]
 }
 
 fn init() -> Vec<Grant> {

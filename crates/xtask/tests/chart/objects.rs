@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{container, containers, env, pod, render, texts, try_container};
+use crate::helm::{Rendered, container, containers, env, pod, render, texts, try_container};
 
 /// The command of the public-cloud guide.
 const GUIDE: &str = "{ipam: {enableStatefulSet: false}, multus: {multusCNI: {defaultCniCRName: ipvlan-eth0}}}";
@@ -137,6 +137,13 @@ fn certificates_come_from_where_the_method_says() {
         assert_eq!(env(controller, name), Some(value), "{name}");
     }
     assert!(!texts(&controller["args"]).iter().any(|arg| arg.starts_with("--tls")));
+    let secrets = |all: &Rendered| {
+        let all = all.all("Role").into_iter().chain(all.all("ClusterRole"));
+        let of_controller =
+            all.filter(|role| role["metadata"]["labels"]["app.kubernetes.io/component"] == "spiderpool-controller");
+        of_controller.filter(|role| role["rules"].to_string().contains("secrets")).count()
+    };
+    assert_eq!(secrets(&own), 1);
     let given = method(
         "method: provided, provided: {tlsCert: LS0tLS1CRUdJTiBX, tlsKey: LS0tLS1CRUdJTiBY, tlsCa: LS0tLS1CRUdJTiBZ}",
     );
@@ -151,6 +158,8 @@ fn certificates_come_from_where_the_method_says() {
             .ends_with(&["--tls-server-cert=/etc/tls/tls.crt", "--tls-server-key=/etc/tls/tls.key"])
     );
     assert!(env(controller, "SPIDERPOOL_TLS_SECRET_NAME").is_none());
+    let cert_manager = method("method: certmanager, certmanager: {issuerName: i}");
+    assert_eq!([secrets(&given), secrets(&cert_manager)], [0, 0], "the controller reads files");
 }
 
 #[test]

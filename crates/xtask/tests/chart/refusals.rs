@@ -1,6 +1,8 @@
 //! Values that cannot work are refused, and the text names key and value.
 
-use crate::helm::{refusal, render, try_render_for};
+use serde_json::json;
+
+use crate::helm::{Cluster, refusal, render, try_render_for};
 
 #[test]
 #[ignore = "helm"]
@@ -117,6 +119,26 @@ fn what_cannot_work_is_refused_by_name() {
         let text = refusal(values);
         assert!(text.contains(expected), "{values}\nexpected: {expected}\ngot: {text}");
     }
+}
+
+#[test]
+#[ignore = "helm"]
+fn a_secret_that_is_not_the_releases_is_not_replaced() {
+    let provided = |name: &str| {
+        let pem = "LS0tLS1CRUdJTiBY";
+        format!(
+            "spiderpoolController: {{tls: {{method: provided, secretName: {name}, provided: {{tlsCert: {pem}, tlsKey: {pem}, tlsCa: {pem}}}}}}}"
+        )
+    };
+    let of = |release: &str| json!({"Secret/s": {"metadata": {"annotations": {"meta.helm.sh/release-name": release}}}});
+    for objects in [json!({"Secret/s": {"metadata": {}}}), of("other")] {
+        let cluster = Cluster::with(&objects);
+        let text = cluster.try_render(&provided("s")).err().unwrap();
+        assert!(text.contains("Set another secretName together with method provided"), "{text}");
+        cluster.render(&provided("another"));
+        cluster.render("spiderpoolController: {tls: {method: auto, secretName: s}}");
+    }
+    Cluster::with(&of("sp")).render(&provided("s"));
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Installation {
             Component::Agent | Component::AgentMultus | Component::AgentMultinet | Component::AgentUpstream => {
                 self.name("agent")
             }
-            Component::Controller => self.name("controller"),
+            Component::Controller | Component::ControllerCertificates => self.name("controller"),
             Component::Init => self.name("init"),
             Component::Crds => format!("{}-crds", self.name("controller")),
             Component::Clean => format!("{}-hook-pre-delete", self.name("controller")),
