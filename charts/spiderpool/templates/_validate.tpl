@@ -24,6 +24,9 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- fail (printf "%s: true is not supported by this version: %s. Set it to false." (index . 0) (index . 2)) -}}
 {{- end -}}
 {{- end -}}
+{{- if eq .Values.coordinator.mode "overlay" -}}
+{{- fail "coordinator.mode: overlay is not supported by this version; set auto, and enableCoordinator: false in SpiderMultusConfigs of NICs beside another CNI's first network." -}}
+{{- end -}}
 {{- with .Values.iaasNetworkProvider.serverUrl -}}
 {{- fail (printf "iaasNetworkProvider.serverUrl: %s is not supported by this version: no provider is asked yet. Leave it empty." .) -}}
 {{- end -}}

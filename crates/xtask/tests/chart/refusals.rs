@@ -23,6 +23,7 @@ fn what_cannot_work_is_refused_by_name() {
             "coordinator: {mode: fast}",
             "at '/coordinator/mode': value must be one of 'auto', 'underlay', 'overlay', 'disabled'",
         ),
+        ("coordinator: {mode: overlay}", "coordinator.mode: overlay is not supported by this version; set auto, and"),
         ("coordinator: {podCIDRType: all}", "at '/coordinator/podCIDRType': value must be one of 'auto', 'cluster'"),
         ("multus: {implementation: thick}", "at '/multus/implementation': value must be one of 'multus', 'multinet'"),
         (
