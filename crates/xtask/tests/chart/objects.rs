@@ -226,6 +226,10 @@ fn hooks_run_when_they_should_and_leave_nothing() {
         assert_eq!(annotations["helm.sh/hook"], hook);
         assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
     }
+    // What a hook that failed leaves is found by its release.
+    for object in all.0.iter().filter(|object| !object["metadata"]["annotations"]["helm.sh/hook"].is_null()) {
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/instance"], "sp", "{object}");
+    }
 }
 
 #[test]
