@@ -343,13 +343,7 @@ fn init() -> Vec<Grant> {
     vec![
         row(Init, "", &["endpoints"], GET, "waits until a controller serves the webhooks").in_release(),
         row(Init, "discovery.k8s.io", &["endpointslices"], &["list"], "the same, by the newer kind").in_release(),
-        row(
-            Init,
-            SPIDERPOOL,
-            &["spidercoordinators", "spiderippools", "spidersubnets"],
-            &["create", "get"],
-            "defaults",
-        ),
+        row(Init, SPIDERPOOL, &["spidercoordinators", "spiderippools"], &["create", "get"], "defaults"),
         row(Init, SPIDERPOOL, &["spidermultusconfigs"], &["create", "get"], "the default network").in_release(),
     ]
 }
@@ -366,7 +360,7 @@ fn crds() -> Vec<Grant> {
 fn clean() -> Vec<Grant> {
     use Component::Clean;
     vec![
-        row(Clean, ADMISSION, WEBHOOKS, &["delete", "get"], "so that nothing is asked of a controller that goes")
+        row(Clean, ADMISSION, WEBHOOKS, &["delete"], "so that nothing is asked of a controller that goes")
             .named(&[CONTROLLER]),
         row(
             Clean,
@@ -380,21 +374,22 @@ fn clean() -> Vec<Grant> {
                 "spiderreservedips",
                 "spidersubnets",
             ],
-            &["delete", "deletecollection", "get", "list", "patch", "update"],
+            &["delete", "list", "patch"],
             "objects, and finalizers that nobody would take off any more",
         ),
         row(Clean, CRDS, &["customresourcedefinitions"], &["delete", "get"], "our definitions").named(OURS),
-        row(Clean, "apps", &["deployments", "deployments/scale"], &["get", "patch"], "stops the controller first")
+        row(Clean, "apps", &["deployments"], GET, "how to find the controller's pods")
             .named(&[CONTROLLER])
             .in_release(),
-        row(Clean, "", &["pods"], &["get", "list"], "waits until the controller has stopped").in_release(),
-        row(Clean, "", &["secrets"], &["delete", "get"], "the controller's own certificate")
-            .named(&[TLS_SECRET])
+        row(Clean, "apps", &["deployments/scale"], &["patch"], "stops the controller first")
+            .named(&[CONTROLLER])
             .in_release(),
-        row(Clean, "coordination.k8s.io", &["leases"], &["delete", "get"], "the controller's lease")
+        row(Clean, "", &["pods"], &["list"], "waits until the controller has stopped").in_release(),
+        row(Clean, "", &["secrets"], &["delete"], "the controller's own certificate").named(&[TLS_SECRET]).in_release(),
+        row(Clean, "coordination.k8s.io", &["leases"], &["delete"], "the controller's lease")
             .named(&[LEASE])
             .in_release(),
-        row(Clean, "batch", &["jobs"], &["delete", "get"], "an init job that failed")
+        row(Clean, "batch", &["jobs"], &["delete"], "an init job that failed")
             .named(&["{{ .Values.spiderpoolInit.name }}"])
             .in_release(),
     ]
