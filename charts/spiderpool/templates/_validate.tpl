@@ -54,9 +54,24 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- fail (printf "clusterDefaultPool.ipv4IPPoolName and clusterDefaultPool.ipv6IPPoolName are both %q: two pools need two names." $pool.ipv4IPPoolName) -}}
 {{- end -}}
 {{- $timeout := .Values.iaasNetworkProvider.httpRequestTimeout -}}
-{{- if not (regexMatch "^[1-9][0-9]?s$" $timeout) -}}
-{{- fail (printf "iaasNetworkProvider.httpRequestTimeout: %q is not a time like 50s, from 1s to 99s." $timeout) -}}
+{{- $seconds := include "spiderpool.seconds" $timeout | float64 -}}
+{{- if or (le $seconds 0.0) (ge $seconds 100.0) -}}
+{{- fail (printf "iaasNetworkProvider.httpRequestTimeout: %q is not a time like 50s or 1m30s, more than 0 and less than 100s." $timeout) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Seconds of a time as the processes read it (50s, 1m30s, 1500ms); 0 for another text. */}}
+{{- define "spiderpool.seconds" -}}
+{{- $one := `([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|ms|s|m|h)` -}}
+{{- $units := dict "ns" 0.000000001 "us" 0.000001 "µs" 0.000001 "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 -}}
+{{- $seconds := 0.0 -}}
+{{- if regexMatch (printf "^(%s)+$" $one) . -}}
+{{- range regexFindAll $one . -1 -}}
+{{- $number := regexFind "^[0-9.]+" . -}}
+{{- $seconds = addf $seconds (mulf (float64 $number) (get $units (trimPrefix $number .))) -}}
+{{- end -}}
+{{- end -}}
+{{- $seconds -}}
 {{- end -}}
 
 {{- define "spiderpool.validate.controller" -}}

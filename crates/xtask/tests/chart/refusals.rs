@@ -72,6 +72,18 @@ fn what_cannot_work_is_refused_by_name() {
             "iaasNetworkProvider.httpRequestTimeout: \"2m\" is not a time like 50s",
         ),
         (
+            "iaasNetworkProvider: {httpRequestTimeout: 100s}",
+            "iaasNetworkProvider.httpRequestTimeout: \"100s\" is not a time like 50s",
+        ),
+        (
+            "iaasNetworkProvider: {httpRequestTimeout: 0s}",
+            "iaasNetworkProvider.httpRequestTimeout: \"0s\" is not a time like 50s",
+        ),
+        (
+            "iaasNetworkProvider: {httpRequestTimeout: \"50\"}",
+            "iaasNetworkProvider.httpRequestTimeout: \"50\" is not a time like 50s",
+        ),
+        (
             "{ipam: {enableIPv6: false}, clusterDefaultPool: {installIPv6IPPool: true, ipv6Subnet: \"fd00::/64\"}}",
             "clusterDefaultPool.installIPv6IPPool: true needs ipam.enableIPv6: true",
         ),
@@ -156,6 +168,10 @@ fn what_looks_alike_and_works_is_taken() {
         "ipam: {enableIPv4: false}",
         "grafanaDashboard: {instanceSelector: {matchLabels: null}}",
         "spiderpoolAgent: {debug: {gopsPort: \"\"}}",
+        "iaasNetworkProvider: {httpRequestTimeout: 1m}",
+        "iaasNetworkProvider: {httpRequestTimeout: 1500ms}",
+        "iaasNetworkProvider: {httpRequestTimeout: 1m39.5s}",
+        "global: {commonLabels: null, commonAnnotations: null}",
     ] {
         render(values);
     }
