@@ -19,13 +19,13 @@ app.kubernetes.io/component: {{ index . 1 | trunc 63 | trimSuffix "-" }}
 {{- $_ := set $own "app.kubernetes.io/version" ($root.Chart.AppVersion | toString) -}}
 {{- $_ := set $own "app.kubernetes.io/managed-by" $root.Release.Service -}}
 {{- $more := default dict (index . 2) -}}
-{{- mergeOverwrite (deepCopy $root.Values.global.commonLabels) (deepCopy $more) $own | toYaml -}}
+{{- mergeOverwrite (deepCopy (default dict $root.Values.global.commonLabels)) (deepCopy $more) $own | toYaml -}}
 {{- end -}}
 
 {{/* Annotations of an object, with their key; nothing if there are none. Arguments: root, annotations... */}}
 {{- define "spiderpool.annotations" -}}
 {{- $root := index . 0 -}}
-{{- $all := deepCopy $root.Values.global.commonAnnotations -}}
+{{- $all := deepCopy (default dict $root.Values.global.commonAnnotations) -}}
 {{- range rest . -}}{{- $all = mergeOverwrite $all (deepCopy (default dict .)) -}}{{- end -}}
 {{- if $all }}
 annotations:
@@ -111,6 +111,18 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{/* Root that writes where the node keeps its CNI files: their directories may belong to another user (`kube` with kubespray). */}}
+{{- define "spiderpool.nodeWriter" -}}
+runAsUser: 0
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+  add: [DAC_OVERRIDE]
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}

@@ -24,6 +24,9 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- fail (printf "%s: true is not supported by this version: %s. Set it to false." (index . 0) (index . 2)) -}}
 {{- end -}}
 {{- end -}}
+{{- if eq .Values.coordinator.mode "overlay" -}}
+{{- fail "coordinator.mode: overlay is not supported by this version; set auto, and enableCoordinator: false in SpiderMultusConfigs of NICs beside another CNI's first network." -}}
+{{- end -}}
 {{- with .Values.iaasNetworkProvider.serverUrl -}}
 {{- fail (printf "iaasNetworkProvider.serverUrl: %s is not supported by this version: no provider is asked yet. Leave it empty." .) -}}
 {{- end -}}
@@ -51,9 +54,24 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- fail (printf "clusterDefaultPool.ipv4IPPoolName and clusterDefaultPool.ipv6IPPoolName are both %q: two pools need two names." $pool.ipv4IPPoolName) -}}
 {{- end -}}
 {{- $timeout := .Values.iaasNetworkProvider.httpRequestTimeout -}}
-{{- if not (regexMatch "^[1-9][0-9]?s$" $timeout) -}}
-{{- fail (printf "iaasNetworkProvider.httpRequestTimeout: %q is not a time like 50s, from 1s to 99s." $timeout) -}}
+{{- $seconds := include "spiderpool.seconds" $timeout | float64 -}}
+{{- if or (le $seconds 0.0) (ge $seconds 100.0) -}}
+{{- fail (printf "iaasNetworkProvider.httpRequestTimeout: %q is not a time like 50s or 1m30s, more than 0 and less than 100s." $timeout) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Seconds of a time as the processes read it (50s, 1m30s, 1500ms); 0 for another text. */}}
+{{- define "spiderpool.seconds" -}}
+{{- $one := `([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|ms|s|m|h)` -}}
+{{- $units := dict "ns" 0.000000001 "us" 0.000001 "µs" 0.000001 "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 -}}
+{{- $seconds := 0.0 -}}
+{{- if regexMatch (printf "^(%s)+$" $one) . -}}
+{{- range regexFindAll $one . -1 -}}
+{{- $number := regexFind "^[0-9.]+" . -}}
+{{- $seconds = addf $seconds (mulf (float64 $number) (get $units (trimPrefix $number .))) -}}
+{{- end -}}
+{{- end -}}
+{{- $seconds -}}
 {{- end -}}
 
 {{- define "spiderpool.validate.controller" -}}
@@ -77,9 +95,9 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- fail (printf "spiderpoolController.tls.provided.%s is not PEM in base64 (`base64 -w0 FILE`)." .) -}}
 {{- end -}}
 {{- end -}}
-{{- $stored := lookup "v1" "Secret" .Release.Namespace $tls.secretName -}}
+{{- $stored := include "spiderpool.found" (list "v1" "Secret" .Release.Namespace $tls.secretName) | fromJson -}}
 {{- if and $stored (ne (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $stored) .Release.Name) -}}
-{{- fail (printf "spiderpoolController.tls.secretName: Secret %s/%s was made by the controller (tls.method auto) or by somebody else. Delete it, then set method provided: kubectl -n %s delete secret %s" .Release.Namespace $tls.secretName .Release.Namespace $tls.secretName) -}}
+{{- fail (printf "spiderpoolController.tls.secretName: Secret %s/%s was made by the controller (tls.method auto) or by somebody else, and is not replaced: pods may still use it. Set another secretName together with method provided; delete the old Secret afterwards." .Release.Namespace $tls.secretName) -}}
 {{- end -}}
 {{- else if and (eq $tls.method "certmanager") (not $tls.certmanager.issuerName) -}}
 {{- fail "spiderpoolController.tls.certmanager.issuerName: empty. Method certmanager needs the name of an Issuer in the namespace of the release." -}}

@@ -11,6 +11,7 @@
 //! | [`multus`] | SpiderMultusConfig and its NetworkAttachmentDefinition |
 //! | [`coordinator`] | SpiderCoordinator and the cluster's CIDRs in its status |
 //! | [`pools`] | status, label and finalizer of SpiderIPPools: views of the SpiderIPs, never their source |
+//! | [`subnets`] | the finalizer of SpiderSubnets that upstream left |
 //! | [`upstream`] | the move from upstream: allocations and pods that have no SpiderIPs yet |
 //! | [`init`], [`clean`] | the Jobs of an installation: default objects, removal |
 //! | [`definitions`] | the definitions of our kinds, brought to this version before an upgrade |
@@ -38,6 +39,7 @@ pub mod process;
 pub mod selfcheck;
 pub mod serve;
 pub mod settings;
+pub mod subnets;
 pub mod trouble;
 pub mod upstream;
 pub mod webhooks;

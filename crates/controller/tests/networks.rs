@@ -13,7 +13,8 @@ fn admitted(annotations: Value, spec: Value) -> SpiderMultusConfig {
     let mut config: SpiderMultusConfig = serde_json::from_value(object).unwrap();
     schema_defaults(&mut config);
     defaults::fill(&mut config);
-    rules::check(None, &config, None).unwrap();
+    // As it is stored: what needs `ifacer` is not admitted any more, and stays where it is.
+    rules::check(Some(&config), &config, None).unwrap();
     config
 }
 

@@ -15,8 +15,12 @@ pub enum Component {
     AgentMultus,
     /// `multinet`, served by the agent; only where it plays Multus.
     AgentMultinet,
+    /// Agents of upstream, under the same account, until they are replaced; only in an upgrade from upstream.
+    AgentUpstream,
     /// `spiderpool-controller`.
     Controller,
+    /// `spiderpool-controller` where it makes the webhook's certificate itself.
+    ControllerCertificates,
     /// `spiderpool-init`: after install and upgrade.
     Init,
     /// `spiderpool-controller apply-crds`: before an upgrade.
@@ -27,8 +31,17 @@ pub enum Component {
 
 impl Component {
     /// Every component, in the order of the table.
-    pub const ALL: [Self; 7] =
-        [Self::Agent, Self::AgentMultus, Self::AgentMultinet, Self::Controller, Self::Init, Self::Crds, Self::Clean];
+    pub const ALL: [Self; 9] = [
+        Self::Agent,
+        Self::AgentMultus,
+        Self::AgentMultinet,
+        Self::AgentUpstream,
+        Self::Controller,
+        Self::ControllerCertificates,
+        Self::Init,
+        Self::Crds,
+        Self::Clean,
+    ];
 
     /// Name of its file in `charts/spiderpool/files/rbac`, without `.yaml`.
     pub fn file(self) -> &'static str {
@@ -36,7 +49,9 @@ impl Component {
             Self::Agent => "agent",
             Self::AgentMultus => "agent-multus",
             Self::AgentMultinet => "agent-multinet",
+            Self::AgentUpstream => "agent-upstream",
             Self::Controller => "controller",
+            Self::ControllerCertificates => "controller-certificates",
             Self::Init => "init",
             Self::Crds => "crds",
             Self::Clean => "clean",
@@ -91,7 +106,7 @@ const GET: &[&str] = &["get"];
 
 /// The table.
 pub fn grants() -> Vec<Grant> {
-    [agent(), multus(), controller(), init(), crds(), clean()].concat()
+    [agent(), multus(), upstream(), controller(), certificates(), init(), crds(), clean()].concat()
 }
 
 const fn row(
@@ -168,6 +183,61 @@ fn multus() -> Vec<Grant> {
     ]
 }
 
+/// What agents of upstream v1.2 need beyond [`agent`]. Their client keeps what it gets, so that it lists and watches it too.
+fn upstream() -> Vec<Grant> {
+    use Component::AgentUpstream;
+    vec![
+        row(AgentUpstream, "", &["events"], &["create", "patch", "update"], "upstream: events of pools and pods"),
+        row(AgentUpstream, "", &["pods/status"], &["get", "patch", "update"], "upstream: its Multus' network status"),
+        row(
+            AgentUpstream,
+            "apps",
+            &["daemonsets", "deployments", "replicasets", "statefulsets"],
+            READ,
+            "upstream: the top controller of a pod",
+        ),
+        row(
+            AgentUpstream,
+            "apps.kruise.io",
+            &["clonesets", "statefulsets"],
+            READ,
+            "upstream: the top controller of a pod",
+        ),
+        row(AgentUpstream, "batch", &["cronjobs", "jobs"], READ, "upstream: the top controller of a pod"),
+        row(
+            AgentUpstream,
+            "kubevirt.io",
+            &["virtualmachineinstances", "virtualmachines"],
+            &["get", "list"],
+            "upstream: fixed addresses of virtual machines",
+        ),
+        row(
+            AgentUpstream,
+            SPIDERPOOL,
+            &["spiderippools/status"],
+            &["get", "patch", "update"],
+            "upstream: an entry of status.allocatedIPs is the allocation",
+        ),
+        row(
+            AgentUpstream,
+            SPIDERPOOL,
+            &["spiderendpoints"],
+            &["create", "delete", "get", "list", "patch", "update", "watch"],
+            "upstream: what a pod of its node got",
+        ),
+        row(AgentUpstream, SPIDERPOOL, &["spiderippools"], &["create", "update"], "upstream: automatic pools"),
+        row(AgentUpstream, SPIDERPOOL, &["spidersubnets"], READ, "upstream: automatic pools"),
+        row(
+            AgentUpstream,
+            SPIDERPOOL,
+            &["spidersubnets/status"],
+            &["get", "patch", "update"],
+            "upstream: automatic pools",
+        ),
+        row(AgentUpstream, SPIDERPOOL, &["spidermultusconfigs"], READ, "upstream: the pools of a network"),
+    ]
+}
+
 fn controller() -> Vec<Grant> {
     use Component::Controller;
     let mut rows = vec![
@@ -225,6 +295,13 @@ fn controller() -> Vec<Grant> {
             "coordinator: the default object and its finalizer",
         ),
         row(Controller, SPIDERPOOL, &["spidercoordinators/status"], &["patch"], "coordinator: the CIDRs"),
+        row(
+            Controller,
+            SPIDERPOOL,
+            &["spidersubnets"],
+            &["list", "patch", "watch"],
+            "subnets: the finalizer of those that upstream left",
+        ),
         row(Controller, SPIDERPOOL, &["spidermultusconfigs"], READ, "multus::reconcile"),
         row(
             Controller,
@@ -247,13 +324,18 @@ fn controller() -> Vec<Grant> {
         row(Controller, "coordination.k8s.io", &["leases"], &["get", "update"], "leader::candidate: the election")
             .named(&[LEASE])
             .in_release(),
-        row(Controller, "", &["secrets"], &["create"], "certificates::secret: CA and certificate of its own")
-            .in_release(),
-        row(Controller, "", &["secrets"], &["get", "update"], "certificates::secret: kept and rotated")
-            .named(&[TLS_SECRET])
-            .in_release(),
     ]);
     rows
+}
+
+/// With every other method of certificates the controller reads files, and has no business with Secrets.
+fn certificates() -> Vec<Grant> {
+    use Component::ControllerCertificates;
+    let why = ["certificates::secret: CA and certificate of its own", "certificates::secret: kept and rotated"];
+    vec![
+        row(ControllerCertificates, "", &["secrets"], &["create"], why[0]).in_release(),
+        row(ControllerCertificates, "", &["secrets"], &["get", "update"], why[1]).named(&[TLS_SECRET]).in_release(),
+    ]
 }
 
 fn init() -> Vec<Grant> {
@@ -261,13 +343,7 @@ fn init() -> Vec<Grant> {
     vec![
         row(Init, "", &["endpoints"], GET, "waits until a controller serves the webhooks").in_release(),
         row(Init, "discovery.k8s.io", &["endpointslices"], &["list"], "the same, by the newer kind").in_release(),
-        row(
-            Init,
-            SPIDERPOOL,
-            &["spidercoordinators", "spiderippools", "spidersubnets"],
-            &["create", "get"],
-            "defaults",
-        ),
+        row(Init, SPIDERPOOL, &["spidercoordinators", "spiderippools"], &["create", "get"], "defaults"),
         row(Init, SPIDERPOOL, &["spidermultusconfigs"], &["create", "get"], "the default network").in_release(),
     ]
 }
@@ -284,7 +360,7 @@ fn crds() -> Vec<Grant> {
 fn clean() -> Vec<Grant> {
     use Component::Clean;
     vec![
-        row(Clean, ADMISSION, WEBHOOKS, &["delete", "get"], "so that nothing is asked of a controller that goes")
+        row(Clean, ADMISSION, WEBHOOKS, &["delete"], "so that nothing is asked of a controller that goes")
             .named(&[CONTROLLER]),
         row(
             Clean,
@@ -298,21 +374,22 @@ fn clean() -> Vec<Grant> {
                 "spiderreservedips",
                 "spidersubnets",
             ],
-            &["delete", "deletecollection", "get", "list", "patch", "update"],
+            &["delete", "list", "patch"],
             "objects, and finalizers that nobody would take off any more",
         ),
         row(Clean, CRDS, &["customresourcedefinitions"], &["delete", "get"], "our definitions").named(OURS),
-        row(Clean, "apps", &["deployments", "deployments/scale"], &["get", "patch"], "stops the controller first")
+        row(Clean, "apps", &["deployments"], GET, "how to find the controller's pods")
             .named(&[CONTROLLER])
             .in_release(),
-        row(Clean, "", &["pods"], &["get", "list"], "waits until the controller has stopped").in_release(),
-        row(Clean, "", &["secrets"], &["delete", "get"], "the controller's own certificate")
-            .named(&[TLS_SECRET])
+        row(Clean, "apps", &["deployments/scale"], &["patch"], "stops the controller first")
+            .named(&[CONTROLLER])
             .in_release(),
-        row(Clean, "coordination.k8s.io", &["leases"], &["delete", "get"], "the controller's lease")
+        row(Clean, "", &["pods"], &["list"], "waits until the controller has stopped").in_release(),
+        row(Clean, "", &["secrets"], &["delete"], "the controller's own certificate").named(&[TLS_SECRET]).in_release(),
+        row(Clean, "coordination.k8s.io", &["leases"], &["delete"], "the controller's lease")
             .named(&[LEASE])
             .in_release(),
-        row(Clean, "batch", &["jobs"], &["delete", "get"], "an init job that failed")
+        row(Clean, "batch", &["jobs"], &["delete"], "an init job that failed")
             .named(&["{{ .Values.spiderpoolInit.name }}"])
             .in_release(),
     ]

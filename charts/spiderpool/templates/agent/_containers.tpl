@@ -66,14 +66,14 @@
 {{- end }}
 {{- end -}}
 
-{{/* Resources and security of a container that only writes files of root. */}}
+{{/* Resources and security of a container that only writes files of the node. */}}
 {{- define "spiderpool.agent.small" -}}
 resources:
   requests:
     cpu: 10m
     memory: 20Mi
 securityContext:
-  {{- include "spiderpool.plainRoot" . | nindent 2 }}
+  {{- include "spiderpool.nodeWriter" . | nindent 2 }}
 {{- end -}}
 
 {{/* Containers beside the agent: the writer of the CNI configuration, and the one that takes files away at the end. */}}
@@ -108,7 +108,7 @@ securityContext:
     privileged: true
     readOnlyRootFilesystem: true
     {{- else }}
-    {{- include "spiderpool.plainRoot" . | nindent 4 }}
+    {{- include "spiderpool.nodeWriter" . | nindent 4 }}
     {{- end }}
   volumeMounts:
     - name: cni-conf

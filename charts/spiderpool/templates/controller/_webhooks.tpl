@@ -1,12 +1,13 @@
-{{/* The kinds that the controller admits with these values, as a JSON list: kind, plural, whether deletions are looked at. */}}
+{{/*
+The kinds that the controller admits with these values, as a JSON list: kind, plural, whether deletions are looked at, whether it is only
+asked to judge.
+*/}}
 {{- define "spiderpool.kinds" -}}
 {{- $guard := .Values.spiderpoolController.enableValidatingResourcesDeletedWebhook -}}
 {{- $kinds := list
   (dict "kind" "spiderippool" "plural" "spiderippools" "delete" $guard)
-  (dict "kind" "spiderreservedip" "plural" "spiderreservedips" "delete" false) -}}
-{{- if .Values.ipam.spiderSubnet.enable -}}
-{{- $kinds = append $kinds (dict "kind" "spidersubnet" "plural" "spidersubnets" "delete" $guard) -}}
-{{- end -}}
+  (dict "kind" "spiderreservedip" "plural" "spiderreservedips" "delete" false)
+  (dict "kind" "spidersubnet" "plural" "spidersubnets" "delete" false "judge" true) -}}
 {{- if .Values.coordinator.enabled -}}
 {{- $kinds = append $kinds (dict "kind" "spidercoordinator" "plural" "spidercoordinators" "delete" false) -}}
 {{- end -}}

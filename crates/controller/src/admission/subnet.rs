@@ -16,7 +16,10 @@ impl Kind for Subnets {
     async fn validate(&self, change: Change<SpiderSubnet>, _: bool) -> Result<(), Denied> {
         match change {
             Change::Create(_) => Err(refusal()),
-            Change::Update { new, .. } if new.metadata.deletion_timestamp.is_none() => Err(refusal()),
+            // One that stays as it is, or goes, is not held up: finalizers come off, and owners.
+            Change::Update { old, new } if new.metadata.deletion_timestamp.is_none() && old.spec != new.spec => {
+                Err(refusal())
+            }
             Change::Update { .. } | Change::Delete(_) => Ok(()),
         }
     }

@@ -9,7 +9,9 @@ use daemon::{Readiness, Stop, Tasks, tasks::TaskError};
 use kube::Client;
 
 use super::Shared;
-use crate::{coordinator, events::Events, gc, leader::Term, multus, nodes, pools, settings::Settings, upstream};
+use crate::{
+    coordinator, events::Events, gc, leader::Term, multus, nodes, pools, settings::Settings, subnets, upstream,
+};
 
 /// Time for a task to finish what is under way when the process is to end; then it is dropped, which loses nothing: every
 /// write stands for itself.
@@ -58,6 +60,7 @@ impl Leading {
         };
         let synced = self.readiness.hold("pool views");
         self.spawn(tasks, "pool views", pools::keeper::run(pools, stop.clone(), synced));
+        self.spawn(tasks, "subnets", subnets::run(client.clone(), stop.clone()));
         match settings.garbage_collection {
             Some(settings) => {
                 let gc = gc::Context {

@@ -4,11 +4,11 @@ use k8s_api::{SpiderIPPool, SpiderMultusConfig, SpiderSubnet};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ApiResource, DynamicObject, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
-use crate::world::{World, create, object};
+use crate::world::{BOTH, World, create, eventually, object};
 use crate::{assert_refused, refusal};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -17,6 +17,22 @@ async fn subnets_say_that_they_are_not_available() {
     let spec = json!({"spec": {"subnet": "10.9.0.0/24", "ips": ["10.9.0.1"]}});
     let status = refusal("subnet", create::<SpiderSubnet>(&world.client, "s", spec).await);
     assert_refused("subnet", &status, (403, "Forbidden"), "SpiderSubnet feature is not available");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subnet_that_upstream_left_stays_as_it_is_and_goes_when_it_is_deleted() {
+    let (client, server) = crate::world::api_server().await;
+    let left = json!({"metadata": {"finalizers": ["spiderpool.spidernet.io"]}, "spec": {"subnet": "10.9.0.0/24", "ips": ["10.9.0.1"]}});
+    create::<SpiderSubnet>(&client, "s", left).await.unwrap();
+    let world = World::on(client.clone(), server, BOTH, &[]).await;
+    let api = Api::<SpiderSubnet>::all(client);
+    let patch = async |change: Value| api.patch("s", &PatchParams::default(), &Patch::Merge(change)).await;
+    patch(json!({"metadata": {"labels": {"a": "b"}}})).await.unwrap();
+    let status = refusal("change", patch(json!({"spec": {"ips": ["10.9.0.2"]}})).await);
+    assert_refused("change", &status, (403, "Forbidden"), "SpiderSubnet feature is not available");
+    api.delete("s", &DeleteParams::default()).await.unwrap();
+    eventually("the subnet is gone", || async { api.get_opt("s").await.unwrap().is_none().then_some(()) }).await;
     world.end().await;
 }
 

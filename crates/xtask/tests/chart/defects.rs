@@ -232,9 +232,9 @@ fn no_webhook_is_on_the_way_of_pods() {
 #[test]
 #[ignore = "helm"]
 fn webhooks_of_features_that_are_off_are_not_there() {
-    let names = |values: &str| {
+    let of = |kind: &str, values: &str| {
         let all = render(values);
-        let webhooks = all.get("ValidatingWebhookConfiguration", "spiderpool-controller")["webhooks"].clone();
+        let webhooks = all.get(kind, "spiderpool-controller")["webhooks"].clone();
         webhooks
             .as_array()
             .unwrap()
@@ -242,11 +242,16 @@ fn webhooks_of_features_that_are_off_are_not_there() {
             .map(|one| one["name"].as_str().unwrap().split('.').next().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
-    assert_eq!(names("{}"), ["spiderippool", "spiderreservedip", "spidercoordinator", "spidermultusconfig"]);
+    // A SpiderSubnet is refused by name: nobody would make pools of it.
+    let (validating, mutating) = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration");
     assert_eq!(
-        names("{coordinator: {enabled: false}, multus: {enableMultusConfig: false}}"),
-        ["spiderippool", "spiderreservedip"]
+        of(validating, "{}"),
+        ["spiderippool", "spiderreservedip", "spidersubnet", "spidercoordinator", "spidermultusconfig"]
     );
+    assert_eq!(of(mutating, "{}"), ["spiderippool", "spiderreservedip", "spidercoordinator", "spidermultusconfig"]);
+    let off = "{coordinator: {enabled: false}, multus: {enableMultusConfig: false}}";
+    assert_eq!(of(validating, off), ["spiderippool", "spiderreservedip", "spidersubnet"]);
+    assert_eq!(of(mutating, off), ["spiderippool", "spiderreservedip"]);
     let guarded = render("spiderpoolController: {enableValidatingResourcesDeletedWebhook: true}");
     let operations = |all: &Rendered| {
         all.get("ValidatingWebhookConfiguration", "spiderpool-controller")["webhooks"][0]["rules"][0]["operations"]

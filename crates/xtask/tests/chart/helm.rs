@@ -49,8 +49,54 @@ pub fn try_render(values: &str) -> Result<Rendered, String> {
 
 /// The same for a version of Kubernetes.
 pub fn try_render_for(kubernetes: &str, values: &str) -> Result<Rendered, String> {
+    template(&chart(), kubernetes, values)
+}
+
+fn template(chart: &Path, kubernetes: &str, values: &str) -> Result<Rendered, String> {
+    let text = run(&["template", "sp", "--kube-version", kubernetes], chart, values)?;
+    let documents =
+        text.split("\n---\n").map(|one| one.trim_start_matches("---\n")).filter(|one| !one.trim().is_empty());
+    Ok(Rendered(documents.map(yaml).filter(|object| !object.is_null()).collect()))
+}
+
+/// A cluster that has these objects, each by kind and name (`Secret/a`).
+pub struct Cluster(tempfile::TempDir);
+
+impl Cluster {
+    /// The chart, with these objects as what `lookup` finds: without a cluster Helm finds nothing.
+    pub fn with(objects: &Value) -> Self {
+        let copy = tempfile::tempdir().unwrap();
+        let copied = Command::new("cp").arg("-r").arg(chart().join(".")).arg(copy.path()).status().unwrap();
+        assert!(copied.success());
+        let path = copy.path().join("templates/_cluster.tpl");
+        let asked = "lookup (index . 0) (index . 1) (index . 2) (index . 3)";
+        let answer = format!(r#"get (fromJson `{objects}`) (printf "%s/%s" (index . 1) (index . 3))"#);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(asked), "{text}");
+        std::fs::write(&path, text.replace(asked, &answer)).unwrap();
+        Self(copy)
+    }
+
+    /// What comes into it.
+    pub fn render(&self, values: &str) -> Rendered {
+        self.try_render(values).unwrap_or_else(|error| panic!("helm refuses {values:?}: {error}"))
+    }
+
+    /// The same, or why Helm refuses.
+    pub fn try_render(&self, values: &str) -> Result<Rendered, String> {
+        template(self.0.path(), KUBERNETES, values)
+    }
+
+    /// What Helm tells the user.
+    pub fn notes(&self, values: &str) -> String {
+        let text = run(&["install", "sp", "--dry-run=client"], self.0.path(), values).unwrap();
+        text.split_once("\nNOTES:").unwrap().1.to_owned()
+    }
+}
+
+fn run(args: &[&str], chart: &Path, values: &str) -> Result<String, String> {
     let mut helm = Command::new(program());
-    helm.args(["template", "sp", "--namespace", "kube-system", "--kube-version", kubernetes, "-f", "-"]).arg(chart());
+    helm.args(args).args(["--namespace", "kube-system", "-f", "-"]).arg(chart);
     let mut child =
         helm.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|error| {
             panic!(
@@ -63,10 +109,7 @@ pub fn try_render_for(kubernetes: &str, values: &str) -> Result<Rendered, String
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
-    let text = String::from_utf8(output.stdout).unwrap();
-    let documents =
-        text.split("\n---\n").map(|one| one.trim_start_matches("---\n")).filter(|one| !one.trim().is_empty());
-    Ok(Rendered(documents.map(yaml).filter(|object| !object.is_null()).collect()))
+    Ok(String::from_utf8(output.stdout).unwrap())
 }
 
 /// What `helm lint --strict` says.

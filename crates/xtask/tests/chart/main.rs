@@ -3,6 +3,7 @@
 //! No cluster is needed. Helm is the program that `SPIDERPOOL_HELM` names, the one of `cargo xtask kube`, or that of `PATH`.
 #![allow(clippy::unwrap_used)]
 
+mod before;
 mod consistent;
 mod defects;
 mod helm;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{container, containers, env, pod, render, texts, try_container};
+use crate::helm::{Rendered, container, containers, env, pod, render, texts, try_container};
 
 /// The command of the public-cloud guide.
 const GUIDE: &str = "{ipam: {enableStatefulSet: false}, multus: {multusCNI: {defaultCniCRName: ipvlan-eth0}}}";
@@ -63,25 +63,31 @@ fn multinet_needs_neither_multus_image_nor_its_rights() {
     );
 }
 
-/// A container that runs without any right on the machine.
-fn is_confined(container: &Value) -> bool {
+/// A container that runs without any right on the machine, but for these capabilities.
+fn is_confined_but(added: &Value, container: &Value) -> bool {
     let context = &container["securityContext"];
     context["privileged"] != json!(true)
         && context["allowPrivilegeEscalation"] == json!(false)
         && context["readOnlyRootFilesystem"] == json!(true)
-        && context["capabilities"] == json!({"drop": ["ALL"]})
+        && context["capabilities"]["drop"] == json!(["ALL"])
+        && context["capabilities"]["add"] == *added
+}
+
+/// A container that runs without any right on the machine.
+fn is_confined(container: &Value) -> bool {
+    is_confined_but(&Value::Null, container)
 }
 
 #[test]
 #[ignore = "helm"]
 fn only_what_sets_kernel_parameters_is_privileged() {
     let all = render("plugins: {installCNI: true}");
-    for object in [all.agent(), all.controller(), all.init(), all.get("Job", "spiderpool-controller-crds")] {
+    for object in [all.controller(), all.init(), all.get("Job", "spiderpool-controller-crds")] {
         for container in containers(object) {
-            let is_agent = container["name"] == "spiderpool-agent";
-            assert_eq!(is_confined(container), !is_agent, "{container}");
+            assert!(is_confined(container), "{container}");
         }
     }
+    assert_eq!(container(all.agent(), "spiderpool-agent")["securityContext"]["privileged"], json!(true));
     let agent = render("spiderpoolAgent: {tuneSysctlConfig: false}");
     assert!(is_confined(container(agent.agent(), "spiderpool-agent")));
     let controller = render("coordinator: {enabled: false}");
@@ -89,6 +95,19 @@ fn only_what_sets_kernel_parameters_is_privileged() {
         container(controller.controller(), "spiderpool-controller")["securityContext"]["runAsNonRoot"],
         json!(true)
     );
+}
+
+#[test]
+#[ignore = "helm"]
+fn what_writes_cni_files_may_do_so_in_directories_of_another_user() {
+    let all = render("{plugins: {installCNI: true, uninstall: true}, multus: {multusCNI: {uninstall: true}}}");
+    let names: Vec<_> = containers(all.agent()).iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+    let writers = ["install", "install-plugins", "install-multus", "multus-cni", "uninstall"];
+    assert!(writers.iter().all(|writer| names.iter().any(|name| name == writer)), "{names:?}");
+    for container in containers(all.agent()).into_iter().filter(|one| one["name"] != "spiderpool-agent") {
+        assert!(is_confined_but(&json!(["DAC_OVERRIDE"]), container), "{container}");
+        assert_eq!(container["securityContext"]["runAsUser"], json!(0), "{container}");
+    }
 }
 
 #[test]
@@ -118,6 +137,13 @@ fn certificates_come_from_where_the_method_says() {
         assert_eq!(env(controller, name), Some(value), "{name}");
     }
     assert!(!texts(&controller["args"]).iter().any(|arg| arg.starts_with("--tls")));
+    let secrets = |all: &Rendered| {
+        let all = all.all("Role").into_iter().chain(all.all("ClusterRole"));
+        let of_controller =
+            all.filter(|role| role["metadata"]["labels"]["app.kubernetes.io/component"] == "spiderpool-controller");
+        of_controller.filter(|role| role["rules"].to_string().contains("secrets")).count()
+    };
+    assert_eq!(secrets(&own), 1);
     let given = method(
         "method: provided, provided: {tlsCert: LS0tLS1CRUdJTiBX, tlsKey: LS0tLS1CRUdJTiBY, tlsCa: LS0tLS1CRUdJTiBZ}",
     );
@@ -132,6 +158,8 @@ fn certificates_come_from_where_the_method_says() {
             .ends_with(&["--tls-server-cert=/etc/tls/tls.crt", "--tls-server-key=/etc/tls/tls.key"])
     );
     assert!(env(controller, "SPIDERPOOL_TLS_SECRET_NAME").is_none());
+    let cert_manager = method("method: certmanager, certmanager: {issuerName: i}");
+    assert_eq!([secrets(&given), secrets(&cert_manager)], [0, 0], "the controller reads files");
 }
 
 #[test]
@@ -197,6 +225,10 @@ fn hooks_run_when_they_should_and_leave_nothing() {
         let annotations = &all.get("Job", name)["metadata"]["annotations"];
         assert_eq!(annotations["helm.sh/hook"], hook);
         assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
+    }
+    // What a hook that failed leaves is found by its release.
+    for object in all.0.iter().filter(|object| !object["metadata"]["annotations"]["helm.sh/hook"].is_null()) {
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/instance"], "sp", "{object}");
     }
 }
 

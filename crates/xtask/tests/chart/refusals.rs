@@ -1,6 +1,8 @@
 //! Values that cannot work are refused, and the text names key and value.
 
-use crate::helm::{refusal, render, try_render_for};
+use serde_json::json;
+
+use crate::helm::{Cluster, refusal, render, try_render_for};
 
 #[test]
 #[ignore = "helm"]
@@ -21,6 +23,7 @@ fn what_cannot_work_is_refused_by_name() {
             "coordinator: {mode: fast}",
             "at '/coordinator/mode': value must be one of 'auto', 'underlay', 'overlay', 'disabled'",
         ),
+        ("coordinator: {mode: overlay}", "coordinator.mode: overlay is not supported by this version; set auto, and"),
         ("coordinator: {podCIDRType: all}", "at '/coordinator/podCIDRType': value must be one of 'auto', 'cluster'"),
         ("multus: {implementation: thick}", "at '/multus/implementation': value must be one of 'multus', 'multinet'"),
         (
@@ -67,6 +70,18 @@ fn what_cannot_work_is_refused_by_name() {
         (
             "iaasNetworkProvider: {httpRequestTimeout: 2m}",
             "iaasNetworkProvider.httpRequestTimeout: \"2m\" is not a time like 50s",
+        ),
+        (
+            "iaasNetworkProvider: {httpRequestTimeout: 100s}",
+            "iaasNetworkProvider.httpRequestTimeout: \"100s\" is not a time like 50s",
+        ),
+        (
+            "iaasNetworkProvider: {httpRequestTimeout: 0s}",
+            "iaasNetworkProvider.httpRequestTimeout: \"0s\" is not a time like 50s",
+        ),
+        (
+            "iaasNetworkProvider: {httpRequestTimeout: \"50\"}",
+            "iaasNetworkProvider.httpRequestTimeout: \"50\" is not a time like 50s",
         ),
         (
             "{ipam: {enableIPv6: false}, clusterDefaultPool: {installIPv6IPPool: true, ipv6Subnet: \"fd00::/64\"}}",
@@ -121,6 +136,26 @@ fn what_cannot_work_is_refused_by_name() {
 
 #[test]
 #[ignore = "helm"]
+fn a_secret_that_is_not_the_releases_is_not_replaced() {
+    let provided = |name: &str| {
+        let pem = "LS0tLS1CRUdJTiBY";
+        format!(
+            "spiderpoolController: {{tls: {{method: provided, secretName: {name}, provided: {{tlsCert: {pem}, tlsKey: {pem}, tlsCa: {pem}}}}}}}"
+        )
+    };
+    let of = |release: &str| json!({"Secret/s": {"metadata": {"annotations": {"meta.helm.sh/release-name": release}}}});
+    for objects in [json!({"Secret/s": {"metadata": {}}}), of("other")] {
+        let cluster = Cluster::with(&objects);
+        let text = cluster.try_render(&provided("s")).err().unwrap();
+        assert!(text.contains("Set another secretName together with method provided"), "{text}");
+        cluster.render(&provided("another"));
+        cluster.render("spiderpoolController: {tls: {method: auto, secretName: s}}");
+    }
+    Cluster::with(&of("sp")).render(&provided("s"));
+}
+
+#[test]
+#[ignore = "helm"]
 fn what_looks_alike_and_works_is_taken() {
     for values in [
         // What upstream's own set-ups pass.
@@ -133,6 +168,10 @@ fn what_looks_alike_and_works_is_taken() {
         "ipam: {enableIPv4: false}",
         "grafanaDashboard: {instanceSelector: {matchLabels: null}}",
         "spiderpoolAgent: {debug: {gopsPort: \"\"}}",
+        "iaasNetworkProvider: {httpRequestTimeout: 1m}",
+        "iaasNetworkProvider: {httpRequestTimeout: 1500ms}",
+        "iaasNetworkProvider: {httpRequestTimeout: 1m39.5s}",
+        "global: {commonLabels: null, commonAnnotations: null}",
     ] {
         render(values);
     }

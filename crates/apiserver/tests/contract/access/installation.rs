@@ -62,8 +62,10 @@ impl Installation {
     /// The account that a component runs under.
     pub fn account(&self, component: Component) -> String {
         let name = match component {
-            Component::Agent | Component::AgentMultus | Component::AgentMultinet => self.name("agent"),
-            Component::Controller => self.name("controller"),
+            Component::Agent | Component::AgentMultus | Component::AgentMultinet | Component::AgentUpstream => {
+                self.name("agent")
+            }
+            Component::Controller | Component::ControllerCertificates => self.name("controller"),
             Component::Init => self.name("init"),
             Component::Crds => format!("{}-crds", self.name("controller")),
             Component::Clean => format!("{}-hook-pre-delete", self.name("controller")),

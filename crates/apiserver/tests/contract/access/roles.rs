@@ -128,7 +128,7 @@ async fn compare(installation: &Installation, components: &[&[Component]]) {
 async fn each_account_may_do_what_the_table_says_and_nothing_else() {
     use Component::*;
     let installation = Installation::new("multus").await;
-    let all = [&[Agent, AgentMultus][..], &[Controller], &[Init], &[Crds], &[Clean]];
+    let all = [&[Agent, AgentMultus][..], &[Controller, ControllerCertificates], &[Init], &[Crds], &[Clean]];
     compare(&installation, &all).await;
 }
 
