@@ -1,9 +1,10 @@
 //! (b) Latency of one ADD, idle, next to one bare create, as the pool fills.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::Args;
 use crate::api::addresses;
@@ -27,15 +28,15 @@ pub async fn run(args: &Args) -> Result<()> {
     world.start_controller()?;
     world.api.create_pool("bench", "10.16.0.0/14", "10.16.0.1-10.19.255.254").await?;
     let samples = args.size(SAMPLES);
-    let mut used = 0;
+    // What the agents give lies among what is filled in later.
+    let (mut used, mut filled, mut given) = (0, 0, HashSet::new());
     for (at, (full, upstream)) in SIZES.into_iter().enumerate() {
         let size = u32::try_from(args.size(full as usize))?;
-        let more: Vec<Ipv4Addr> = (used..size).map(spread).collect();
+        let more: Vec<Ipv4Addr> = (used..size).map(spread).filter(|address| !given.contains(address)).collect();
         world.api.create_addresses("bench", &more, 100).await?;
         used = size;
-        // Those that the earlier sizes' pods have count as well.
-        let in_use = size as usize + at * samples;
-        world.api.pool_counts("bench", in_use).await?;
+        filled += more.len();
+        world.api.pool_counts("bench", filled + given.len()).await?;
         let node = format!("node-{at}");
         let agent = world.start_agent(&node).await?;
         let pods = world.api.create_pods(&node, (0..samples).map(|n| format!("web-{at}-{n}"))).await?;
@@ -46,7 +47,7 @@ pub async fn run(args: &Args) -> Result<()> {
             let started = Instant::now();
             let answer = call(&agent.socket, "POST", "/v1/ipam/ip", &arguments(pod)).await?;
             adds.0.push(started.elapsed());
-            address(&answer)?;
+            given.insert(bare_address(&address(&answer)?)?);
         }
         let times = ratio(adds.median(), creates.median());
         let seen = format!("{}; {times:.2}x a bare create ({})", adds.summary(), shown(creates.median()));
@@ -56,6 +57,12 @@ pub async fn run(args: &Args) -> Result<()> {
         report::raw("bare creates, ms", &creates.raw());
     }
     Ok(())
+}
+
+/// Without the prefix length.
+fn bare_address(text: &str) -> Result<Ipv4Addr> {
+    let bare = text.split('/').next().unwrap_or_default();
+    bare.parse().with_context(|| format!("{text} is no IPv4 address"))
 }
 
 /// The place of the address that comes into use at this time.

@@ -13,8 +13,7 @@ fn admitted(annotations: Value, spec: Value) -> SpiderMultusConfig {
     let mut config: SpiderMultusConfig = serde_json::from_value(object).unwrap();
     schema_defaults(&mut config);
     defaults::fill(&mut config);
-    // As it is stored: what needs `ifacer` is not admitted any more, and stays where it is.
-    rules::check(Some(&config), &config, None).unwrap();
+    rules::check(None, &config, None).unwrap();
     config
 }
 

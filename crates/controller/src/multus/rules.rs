@@ -12,7 +12,7 @@ use k8s_api::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{defaults, network};
+use super::network;
 use crate::coordinator::rules as coordinator;
 
 const CNI_TYPE: &str = "spec.cniType";
@@ -22,9 +22,6 @@ const ANNOTATIONS: &str = "metadata.annotations";
 
 /// CNI versions that annotation `multus.spidernet.io/cni-version` may name.
 const CNI_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// Why a network on a VLAN or bond is refused.
-const NO_IFACER: &str = "a VLAN or bond below the network needs the plugin ifacer, which is not in this version: make that interface \
-                         on the nodes, and name it as the only master";
 /// The highest VLAN.
 const MAX_VLAN: i32 = 4094;
 
@@ -42,32 +39,7 @@ pub fn check(
     if let Some(spec) = &config.spec.coordinator {
         coordinator::check(spec, coordinator::Owner::Network)?;
     }
-    chain(&config.spec)?;
-    if old.is_some_and(|old| is_same_network(old, config)) { Ok(()) } else { no_ifacer(&config.spec) }
-}
-
-/// Whether the spec stays as it is; the webhook fills what one of before may lack.
-fn is_same_network(old: &SpiderMultusConfig, new: &SpiderMultusConfig) -> bool {
-    let mut filled = old.clone();
-    defaults::fill(&mut filled);
-    [&old.spec, &filled.spec].contains(&&new.spec)
-}
-
-/// A VLAN or bond below the network is made by a plugin that does not exist yet. Networks of upstream, whose plugin may still be on the
-/// nodes, stay as they are.
-fn no_ifacer(spec: &SpiderMultusConfigSpec) -> Result<(), FieldError> {
-    let parents = |member: &str, vlan: Option<i32>, masters: &[String]| match (vlan, masters) {
-        (Some(vlan), _) if vlan != 0 => Err(FieldError::forbidden(format!("spec.{member}.vlanID"), NO_IFACER)),
-        (_, [_, _, ..]) => Err(FieldError::forbidden(format!("spec.{member}.master"), NO_IFACER)),
-        _ => Ok(()),
-    };
-    for (member, block) in [("macvlan", &spec.macvlan), ("ipvlan", &spec.ipvlan)] {
-        if let Some(block) = block {
-            parents(member, block.vlan_id, &block.master)?;
-        }
-    }
-    // The VLAN of cniType vlan is made by its own plugin.
-    spec.vlan.as_ref().map_or(Ok(()), |block| parents("vlan", None, &block.master))
+    chain(&config.spec)
 }
 
 fn annotation<'a>(config: &'a SpiderMultusConfig, key: &str) -> Option<&'a str> {

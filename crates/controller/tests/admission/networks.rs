@@ -65,38 +65,6 @@ async fn networks_that_break_a_rule_are_refused() {
             "bond name can't be empty",
         ),
         (
-            "VLAN below a network",
-            &none,
-            macvlan(json!({"master": ["a"], "vlanID": 100})),
-            FORBIDDEN,
-            "spec.macvlan.vlanID",
-            "needs the plugin ifacer, which is not in this version",
-        ),
-        (
-            "VLAN below ipvlan",
-            &none,
-            json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"], "vlanID": 100}}),
-            FORBIDDEN,
-            "spec.ipvlan.vlanID",
-            "needs the plugin ifacer, which is not in this version",
-        ),
-        (
-            "bond",
-            &none,
-            macvlan(json!({"master": ["a", "b"], "bond": {"name": "c", "mode": 1}})),
-            FORBIDDEN,
-            "spec.macvlan.master",
-            "needs the plugin ifacer, which is not in this version",
-        ),
-        (
-            "bond below a VLAN",
-            &none,
-            json!({"cniType": "vlan", "vlan": {"master": ["a", "b"], "bond": {"name": "c", "mode": 1}, "vlanID": 7}}),
-            FORBIDDEN,
-            "spec.vlan.master",
-            "needs the plugin ifacer, which is not in this version",
-        ),
-        (
             "master subnet",
             &none,
             json!({"cniType": "ipvlan", "ipvlan": {"master": ["a"], "ippools": {"matchMasterSubnet": true}}}),
@@ -363,9 +331,6 @@ async fn what_looks_odd_and_is_right_is_admitted() {
             json!({"cniType": "ovs", "ovs": {"bridge": "b", "trunk": [{"minID": 1}, {"minID": 1, "maxID": 1}]}}),
         ),
         (json!({"multus.spidernet.io/cr-name": "a.b-c"}), json!({})),
-        // No VLAN, and a bond of one.
-        (json!({}), json!({"cniType": "macvlan", "macvlan": {"master": ["a"], "vlanID": 0}})),
-        (json!({}), json!({"cniType": "macvlan", "macvlan": {"master": ["a"], "bond": {"name": "c", "mode": 1}}})),
     ]);
     for (index, (annotations, spec)) in rows.into_iter().enumerate() {
         let object = json!({"metadata": {"annotations": annotations}, "spec": spec});
@@ -387,21 +352,6 @@ async fn one_that_is_going_away_may_lose_its_finalizers_whatever_is_wrong_with_i
     let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     api.patch("net", &PatchParams::default(), &free).await.unwrap();
     assert!(api.get_opt("net").await.unwrap().is_none());
-    world.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_network_that_upstream_made_on_a_vlan_stays_and_is_judged_when_it_changes() {
-    let (client, server) = crate::world::api_server().await;
-    let spec = json!({"cniType": "macvlan", "macvlan": {"master": ["a"], "vlanID": 100}});
-    create_in::<SpiderMultusConfig>(&client, "default", "net", json!({"spec": spec})).await.unwrap();
-    let world = World::on(client.clone(), server, crate::world::BOTH, &[]).await;
-    let api = Api::<SpiderMultusConfig>::namespaced(client, "default");
-    let patch = async |change: Value| api.patch("net", &PatchParams::default(), &Patch::Merge(change)).await;
-    patch(json!({"metadata": {"labels": {"a": "b"}}})).await.unwrap();
-    let status = refusal("change", patch(json!({"spec": {"macvlan": {"mtu": 1400}}})).await);
-    assert_invalid("change", &status, FORBIDDEN, "spec.macvlan.vlanID", "ifacer");
-    patch(json!({"spec": {"macvlan": {"vlanID": 0}}})).await.unwrap();
     world.end().await;
 }
 
