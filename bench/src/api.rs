@@ -156,12 +156,12 @@ impl Api {
     pub async fn clear(&self) -> Result<()> {
         let all = ListParams::default();
         let now = DeleteParams::default().grace_period(0);
-        KubeApi::<KubePod>::namespaced(self.client.clone(), "default").delete_collection(&now, &all).await?;
-        self.of("SpiderIP").delete_collection(&now, &all).await?;
+        delete_all(&KubeApi::<KubePod>::namespaced(self.client.clone(), "default"), &now).await?;
+        delete_all(&self.of("SpiderIP"), &now).await?;
         let endpoints =
             KubeApi::<DynamicObject>::namespaced_with(self.client.clone(), "default", &resource("SpiderEndpoint"));
         for api in [endpoints, self.of("SpiderIPPool")] {
-            api.delete_collection(&now, &all).await?;
+            delete_pages(&api, &now).await?;
             let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
             for object in api.list(&all).await? {
                 api.patch(&object.name_any(), &PatchParams::default(), &free).await?;
@@ -276,4 +276,31 @@ fn pod(node: &str, name: &str) -> Value {
 /// `count` addresses from `first` on.
 pub fn addresses(first: Ipv4Addr, count: u32) -> Vec<Ipv4Addr> {
     (0..count).map(|n| Ipv4Addr::from(u32::from(first) + n)).collect()
+}
+
+/// Deletes all objects of a kind that no finalizer holds.
+async fn delete_all<K>(api: &KubeApi<K>, how: &DeleteParams) -> Result<()>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    while !api.list(&ListParams::default().limit(1)).await?.items.is_empty() {
+        delete_pages(api, how).await?;
+    }
+    Ok(())
+}
+
+/// Deletes the objects of a kind, some at a time: a request for all of many thousands would last longer than the server allows.
+async fn delete_pages<K>(api: &KubeApi<K>, how: &DeleteParams) -> Result<()>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let mut page = ListParams::default().limit(500);
+    loop {
+        let next = api.list(&page).await?.metadata.continue_.filter(|next| !next.is_empty());
+        api.delete_collection(how, &page).await?;
+        match next {
+            Some(next) => page = page.continue_token(&next),
+            None => return Ok(()),
+        }
+    }
 }
