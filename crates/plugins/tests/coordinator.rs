@@ -381,6 +381,19 @@ fn an_ipv6_only_pod_works_and_a_family_without_node_is_left_alone() {
 
 #[test]
 #[ignore = "netns"]
+fn a_node_without_ipv6_gets_its_pods_connected() {
+    let mut world = World::new();
+    let pod = world.pod("p1", &DUAL[..1]);
+    let old = json!({"nodeWithoutIPv6": true});
+    world.add(&pod, "eth0", &old);
+    assert!(world.pings("p1", "10.6.1.1") && world.pings("n1", "10.6.2.1"));
+    world.check(&pod, "eth0", &old);
+    world.del(&pod, "eth0", &old);
+    assert!(world.attempt("n1", &format!("ip link show {}", World::veth(&pod))).is_err());
+}
+
+#[test]
+#[ignore = "netns"]
 fn what_cannot_work_is_refused_with_its_reason_and_without_traces() {
     let mut world = World::new();
     let pod = world.pod("p1", &DUAL[..1]);

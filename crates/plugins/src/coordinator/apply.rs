@@ -61,7 +61,7 @@ impl<'a> Kernel<'a> {
     /// Carries steps out in order; on failure takes the finished ones back, newest first.
     pub fn apply(&mut self, steps: &[Step]) -> Result<(), ApplyError> {
         let mut done: Vec<&Step> = Vec::new();
-        for run in steps.chunk_by(|a, b| place(&a.op) == place(&b.op)) {
+        for run in steps.chunk_by(|a, b| go_together(&a.op, &b.op)) {
             let ops: Vec<&Op> = run.iter().map(|step| &step.op).collect();
             let verdicts = self.execute(&ops);
             let mut failed = None;
@@ -81,7 +81,7 @@ impl<'a> Kernel<'a> {
     /// Carries out what can be carried out, and reports the rest.
     pub fn attempt(&mut self, ops: &[Op]) -> Vec<String> {
         let mut failures = Vec::new();
-        for run in ops.chunk_by(|a, b| place(a) == place(b)) {
+        for run in ops.chunk_by(go_together) {
             let refs: Vec<&Op> = run.iter().collect();
             let verdicts = self.execute(&refs);
             failures
@@ -197,6 +197,12 @@ impl<'a> Kernel<'a> {
     }
 }
 
+/// Whether neighbouring steps go together: at one place, unless the first makes the pair. The requests of a run are made
+/// before any of it is sent, and the pair cannot be looked up before it is there.
+fn go_together(a: &Op, b: &Op) -> bool {
+    place(a) == place(b) && !matches!(a, Op::AddVeth { .. })
+}
+
 fn place(op: &Op) -> Place {
     match op {
         Op::AddVeth { .. } => Place::Netlink(Side::Host),
@@ -241,4 +247,27 @@ fn forgive(op: &Op, verdict: Result<(), net::Error>) -> Result<(), net::Error> {
 
 fn no_pod(why: &dyn std::fmt::Display) -> net::Error {
     net::Error::Io { doing: "reaching the pod".to_owned(), source: std::io::Error::other(why.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::plan::{self, host_veth};
+    use crate::coordinator::testing::{CONTAINER, Kernel as Lab, request};
+
+    #[test]
+    fn on_a_node_without_ipv6_too_the_pair_is_there_before_it_is_looked_up() {
+        for ipv6 in [true, false] {
+            let mut lab = Lab::new().nic("eth0", &["10.6.2.1/16"], &["10.6.0.1"]);
+            lab.host.ipv6 = ipv6;
+            let steps = plan::add(&request("eth0"), &lab.pod, &lab.host).unwrap();
+            let ops: Vec<Op> = steps.into_iter().map(|step| step.op).collect();
+            let mut runs = ops.chunk_by(go_together);
+            let first = runs.next().unwrap();
+            assert!(matches!(first, [Op::AddVeth { .. }]), "ipv6 {ipv6}: {first:?}");
+            let veth = host_veth(CONTAINER);
+            let up = runs.flatten().find(|op| matches!(op, Op::SetLink { dev, .. } if *dev == veth));
+            assert!(up.is_some(), "ipv6 {ipv6}: {ops:?}");
+        }
+    }
 }

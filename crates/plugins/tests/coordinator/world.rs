@@ -170,14 +170,16 @@ impl World {
             "prevResult": {"cniVersion": "1.1.0", "ips": [], "interfaces": [{"name": nic}]},
         });
         for (key, value) in extra.as_object().unwrap() {
-            if key != "netns" {
+            if !["netns", "nodeWithoutIPv6"].contains(&key.as_str()) {
                 conf[key] = value.clone();
             }
         }
         let netns =
             extra.get("netns").map_or_else(|| self.netns_path(pod.name), |path| PathBuf::from(path.as_str().unwrap()));
+        // A kernel without IPv6 has none of its settings; here they are hidden, from the node's side alone.
+        let hide = if extra.get("nodeWithoutIPv6").is_some() { "mount -t tmpfs none /proc/sys/net/ipv6; " } else { "" };
         let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.full("n1")])
+            .args(["netns", "exec", &self.full("n1"), "sh", "-ec", &format!("{hide}exec \"$0\"")])
             .arg(&plugin)
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", &pod.container)
