@@ -9,7 +9,7 @@ use crate::records::{self, Record};
 use crate::upstream::NotBooked;
 use ipam::annotation::{AnnotationError, POD_ROUTES, PoolNames};
 use ipam::claim::{Add, AddError, Granted, PodFate, PodKey, Release, Want};
-use ipam::detail::{Allocation, Response};
+use ipam::detail::{Allocation, NicDetail, Response};
 use ipam::owner::{OwnerRef, Step, TopController};
 use ipam::select::{self, Cni, MasterAddresses, Request, SelectError, Selection};
 use ipam::{Family, Pool, Route, SpanSet};
@@ -181,7 +181,9 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
         (outcome, _) => outcome?,
     };
     let record = record(agent, &pod, selection.as_ref(), &granted, &routes).await?;
-    Ok(answer(ipam::detail::response(&record.nics)))
+    // Imported addresses that no NIC came for yet are on record, but a plugin would not know what to do with them.
+    let nics: Vec<NicDetail> = record.nics.iter().filter(|nic| !nic.interface.is_empty()).cloned().collect();
+    Ok(answer(ipam::detail::response(&nics)))
 }
 
 /// What no pod gets: reserved addresses, and those that running pods have without a claim.

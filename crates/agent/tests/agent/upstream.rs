@@ -270,3 +270,26 @@ async fn claims_that_the_controller_imports_meanwhile_are_the_agents_to_free() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_imported_address_that_no_nic_came_for_yet_is_not_in_the_answer() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.15")).await;
+    world.pool("other", json!({"subnet": "10.2.0.0/16", "ips": ["10.2.0.10"]})).await;
+    let pod = world.pod("web", json!({})).await;
+    let object = json!({
+        "metadata": {"name": "10.2.0.10", "labels": {"ipam.spidernet.io/ippool": "other", "ipam.spidernet.io/node": "node-a"}},
+        "spec": {
+            "address": "10.2.0.10", "pool": "other", "state": "Allocated", "since": "2026-01-01T00:00:00Z",
+            "pod": {"namespace": "ns1", "name": "web", "uid": pod.uid, "interface": "", "node": "node-a"}
+        }
+    });
+    world.api::<SpiderIP>().create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    let agent = world.agent("node-a").await;
+    let addresses = agent.addresses(&pod).await;
+    assert!(addresses.len() == 1 && addresses[0].starts_with("10.1.0."), "{addresses:?}");
+    assert_eq!(world.claims().await.get("10.2.0.10").map(String::as_str), Some("web/"), "it stays the pod's");
+    let other = json!({"defaultIPv4IPPool": ["other"]});
+    let (status, answer) = agent.add_with(&pod.nic("net1"), other).await;
+    assert!(status == 200 && bare(&answer).contains(&"10.2.0.10".to_owned()), "{answer}");
+}

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use wire::agent::{AddResponse, IpConfig, Route, WorkloadEndpoint};
 use wire::cni::{self, CniError, CniResult, code};
 
-/// The part of the answer that is about this NIC. The agent tells of all NICs of the pod.
+/// The part of the answer that is about this NIC. The agent tells of all NICs of the pod; upstream's also of addresses
+/// that no NIC came for yet, without a name.
 pub(super) fn result(answer: &AddResponse, nic: &str) -> Result<CniResult, CniError> {
     let mut result = CniResult::default();
     for (index, ip) in answer.ips.iter().enumerate() {
@@ -42,9 +43,6 @@ fn ip_config(ip: &IpConfig) -> Result<cni::IpConfig, String> {
     let family = if address.addr().is_ipv4() { 4 } else { 6 };
     if ip.version != family {
         return Err(format!("version {} does not fit address {:?}", ip.version, ip.address));
-    }
-    if ip.nic.is_empty() {
-        return Err(format!("nic of address {:?} is empty", ip.address));
     }
     if !ip.mac.is_empty() && !is_mac(&ip.mac) {
         return Err(format!("mac {:?} is not a MAC address", ip.mac));
@@ -171,7 +169,7 @@ mod tests {
             (with(IpConfig { version: 6, ..ip("eth0", "10.0.0.5/24") }), "ips[0].version 6 does not fit"),
             (with(IpConfig { gateway: "x".into(), ..ip("eth0", "10.0.0.5/24") }), "gateway \"x\""),
             (with(IpConfig { mac: "02:00".into(), ..ip("eth0", "10.0.0.5/24") }), "mac \"02:00\""),
-            (with(ip("", "10.0.0.5/24")), "nic of address \"10.0.0.5/24\" is empty"),
+            (with(ip("", "10.0.0.5/24")), "no Interface eth0 IP allocation found"),
             (
                 with(IpConfig { enable_ip_conflict_detection: true, ..ip("eth0", "10.0.0.5/24") }),
                 "asks for enableIPConflictDetection of 10.0.0.5/24 on NIC eth0",
@@ -190,6 +188,13 @@ mod tests {
             ..AddResponse::default()
         };
         assert!(result(&foreign, "eth0").is_ok(), "another NIC's probes are another call's business");
+    }
+
+    #[test]
+    fn an_address_that_no_nic_came_for_yet_is_not_of_this_one() {
+        let answer = AddResponse { ips: vec![ip("", "10.0.0.6/24"), ip("eth0", "10.0.0.5/24")], ..AddResponse::default() };
+        let ips = result(&answer, "eth0").unwrap().ips;
+        assert_eq!(ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(), ["10.0.0.5/24"]);
     }
 
     #[test]
