@@ -8,10 +8,10 @@ use crate::metrics::Class;
 use crate::records::{self, Record};
 use crate::upstream::NotBooked;
 use ipam::annotation::{AnnotationError, POD_ROUTES, PoolNames};
-use ipam::claim::{Add, AddError, Granted, PodFate, PodKey, Release, Want};
-use ipam::detail::{Allocation, NicDetail, Response};
+use ipam::claim::{Add, AddError, Claim, Granted, PodFate, PodKey, Release, Want};
+use ipam::detail::{Allocation, NicDetail};
 use ipam::owner::{OwnerRef, Step, TopController};
-use ipam::select::{self, Cni, MasterAddresses, Request, SelectError, Selection};
+use ipam::select::{self, Cni, MasterAddresses, NicPlan, Request, SelectError, Selection};
 use ipam::{Family, Pool, Route, SpanSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -87,6 +87,17 @@ pub enum AddFailure {
         #[source]
         source: Failure,
     },
+    /// What the pod was told before.
+    #[error("cannot read SpiderEndpoint {namespace}/{name}, which tells what the pod has")]
+    Told {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// Why not.
+        #[source]
+        source: Failure,
+    },
     /// An address of a pool that is not there any more.
     #[error("SpiderIPPool {pool}, from which the pod has {address}, cannot be read")]
     Pool {
@@ -156,6 +167,7 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
     if !pod.is_alive() {
         return Err(dead(&pod));
     }
+    recall(agent, &pod).await?;
     let routes = match pod.annotations.get(POD_ROUTES) {
         Some(value) => ipam::annotation::routes(value)?,
         None => Vec::new(),
@@ -168,22 +180,33 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
         Err(failure @ AddFailure::Select { .. }) if has_claims() => (None, Some(failure)),
         Err(failure) => return Err(failure),
     };
-    let add = Add {
-        pod: PodKey { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
-        container: args.container_id.clone(),
-        interface: args.if_name.clone(),
-        wants: selection.as_ref().map(Selection::wants).unwrap_or_default(),
-        reserved: kept_back(agent),
-    };
-    let granted = match (claimed(agent, &pod, add).await, refusal) {
+    let wants = selection.as_ref().map(Selection::wants).unwrap_or_default();
+    let granted = match (claimed(agent, &pod, request(agent, args, &pod, wants)).await, refusal) {
         // The NIC of this ADD has nothing: then it is the selection that failed.
         (Err(AddFailure::Claim(AddError::Nothing { .. })), Some(failure)) => return Err(failure),
         (outcome, _) => outcome?,
     };
-    let record = record(agent, &pod, selection.as_ref(), &granted, &routes).await?;
-    // Imported addresses that no NIC came for yet are on record, but a plugin would not know what to do with them.
-    let nics: Vec<NicDetail> = record.nics.iter().filter(|nic| !nic.interface.is_empty()).cloned().collect();
-    Ok(answer(ipam::detail::response(&nics)))
+    let record = record(agent, args, &pod, selection.as_ref(), &granted, &routes).await?;
+    Ok(answer(&record))
+}
+
+fn request(agent: &Agent, args: &AddArgs, pod: &Pod, wants: Vec<Want>) -> Add {
+    Add {
+        pod: PodKey { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
+        container: args.container_id.clone(),
+        interface: args.if_name.clone(),
+        wants,
+        reserved: kept_back(agent),
+    }
+}
+
+/// Sees that what a pod with claims was told is remembered, also if that was before a restart.
+async fn recall(agent: &Agent, pod: &Pod) -> Result<(), AddFailure> {
+    if agent.records.get(&pod.uid).is_some() {
+        return Ok(());
+    }
+    let unreadable = |source| AddFailure::Told { namespace: pod.namespace.clone(), name: pod.name.clone(), source };
+    crate::recover::record(agent, pod).await.map(drop).map_err(unreadable)
 }
 
 /// What no pod gets: reserved addresses, and those that running pods have without a claim.
@@ -322,59 +345,88 @@ async fn top(agent: &Agent, pod: &Pod, snapshot: &Snapshot) -> Result<OwnerRef, 
 /// Books what the pod is told now, and has it written.
 async fn record(
     agent: &Agent,
+    args: &AddArgs,
     pod: &Pod,
     selection: Option<&Selection>,
     granted: &[Granted],
     routes: &[Route],
 ) -> Result<Arc<Record>, AddFailure> {
-    let told = told(agent, pod, granted).await;
-    let mut allocations = Vec::with_capacity(granted.len());
-    for one in granted {
-        allocations.push(allocation(agent, selection, one).await?);
+    let before = agent.records.get(&pod.uid);
+    let told = before.as_ref().map(|record| record.told()).unwrap_or_default();
+    let claims: Vec<&Claim> = granted.iter().map(|one| &one.stored.claim).collect();
+    let mut kept = records::still_true(&told, &claims);
+    let known = Known { args, pod, selection };
+    for nic in kept.iter_mut().filter(|nic| nic.clean_gateway.is_none()) {
+        nic.clean_gateway = known.clean_gateway(&nic.interface);
     }
-    let nics_told = told.as_ref().map(|record| record.nics.as_slice()).unwrap_or_default();
-    let (nics, leftover) = records::merge(nics_told, &allocations, routes);
+    let is_kept = |nic: &str| kept.iter().any(|one| one.interface == nic);
+    let mut allocations = Vec::new();
+    for claim in claims {
+        let nic = claim.pod().map(|pod| pod.interface.as_str()).unwrap_or_default();
+        if is_kept(nic) {
+            continue;
+        }
+        match allocation(agent, &known, nic, claim).await {
+            Ok(allocation) => allocations.push(allocation),
+            Err(failure) if nic == args.if_name => return Err(failure),
+            // The ADD of that NIC will say so.
+            Err(failure) => tracing::debug!(target: "IPAM", nic, error = %failure, "an address is left out"),
+        }
+    }
+    let guessed = allocations.iter().map(|one| &one.nic).filter(|nic| !known.is_told(nic)).cloned().collect();
+    let (nics, leftover) = records::merge(kept, &allocations, routes);
     if !leftover.is_empty() {
         tracing::info!(target: "IPAM", routes = ?leftover, "routes of the pod that lie in no subnet of its NICs are left out");
     }
-    if let Some(told) = told.filter(|told| told.nics == nics) {
-        return Ok(told);
-    }
-    let record = agent.records.put(Record {
+    let now = Record {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
         node: pod.node.clone(),
         controller: pod.controller.clone(),
         nics,
-    });
+        guessed,
+    };
+    if let Some(before) = before.filter(|before| (&before.nics, &before.guessed) == (&now.nics, &now.guessed)) {
+        return Ok(before);
+    }
+    let record = agent.records.put(now);
     agent.endpoints.put(record.clone());
     Ok(record)
 }
 
-/// What the pod was told before: remembered, or, after a restart, as its endpoint tells.
-async fn told(agent: &Agent, pod: &Pod, granted: &[Granted]) -> Option<Arc<Record>> {
-    if let Some(record) = agent.records.get(&pod.uid) {
-        return Some(record);
-    }
-    if granted.iter().all(|one| one.fresh) {
-        return None;
-    }
-    crate::recover::record(agent, pod).await
+/// What an ADD knows of the NICs of its pod.
+struct Known<'a> {
+    args: &'a AddArgs,
+    pod: &'a Pod,
+    selection: Option<&'a Selection>,
 }
 
-async fn allocation(agent: &Agent, selection: Option<&Selection>, granted: &Granted) -> Result<Allocation, AddFailure> {
-    let claim = &granted.stored.claim;
-    let nic = records::interface(granted).unwrap_or_default();
-    let plan = selection.and_then(|selection| selection.nics.iter().find(|plan| plan.nic == nic));
-    let clean_gateway = plan.is_some_and(|plan| plan.clean_gateway);
+impl Known<'_> {
+    fn plan(&self, nic: &str) -> Option<&NicPlan> {
+        self.selection.and_then(|selection| selection.nics.iter().find(|plan| plan.nic == nic))
+    }
+
+    /// Whether the answer tells of a NIC what is true of it: of its own, and of those whose pools were selected with it.
+    fn is_told(&self, nic: &str) -> bool {
+        nic == self.args.if_name || self.plan(nic).is_some()
+    }
+
+    fn clean_gateway(&self, nic: &str) -> Option<bool> {
+        let configured = (nic == self.args.if_name).then_some(self.args.clean_gateway);
+        let selected = self.plan(nic).map(|plan| plan.clean_gateway);
+        selected.or_else(|| select::clean_gateway(&self.pod.annotations, &self.pod.namespace, nic, configured))
+    }
+}
+
+async fn allocation(agent: &Agent, known: &Known<'_>, nic: &str, claim: &Claim) -> Result<Allocation, AddFailure> {
     let of_want = |want: &Want| want.pools.iter().find(|pool| pool.name == claim.pool).cloned();
-    let planned = plan.and_then(|plan| plan.wants.iter().find_map(of_want));
+    let planned = known.plan(nic).and_then(|plan| plan.wants.iter().find_map(of_want));
     let pool = match planned.or_else(|| agent.caches.pools.snapshot().pools.get(&claim.pool).cloned()) {
         Some(pool) => pool,
         None => live_pool(agent, &claim.pool, claim.address).await?,
     };
-    Ok(Allocation::new(nic, claim.address, &pool, clean_gateway))
+    Ok(Allocation::new(nic, claim.address, &pool, known.clean_gateway(nic)))
 }
 
 async fn live_pool(agent: &Agent, name: &str, address: std::net::IpAddr) -> Result<Arc<Pool>, AddFailure> {
@@ -383,7 +435,10 @@ async fn live_pool(agent: &Agent, name: &str, address: std::net::IpAddr) -> Resu
     pool.ok_or_else(missing)
 }
 
-fn answer(response: Response) -> AddResponse {
+fn answer(record: &Record) -> AddResponse {
+    // Imported addresses that no NIC came for yet are on record, but a plugin would not know what to do with them.
+    let nics: Vec<NicDetail> = record.nics.iter().filter(|nic| !nic.interface.is_empty()).cloned().collect();
+    let response = ipam::detail::response(&nics);
     let ips = response.ips.into_iter().map(|ip| IpConfig {
         address: ip.address,
         gateway: ip.gateway.unwrap_or_default(),

@@ -1,12 +1,12 @@
 //! What pods were told: the entries of their `SpiderEndpoint`s, kept so that a repeated ADD gets the same answer without asking anybody.
 
 use ipam::Route;
-use ipam::claim::Granted;
+use ipam::claim::Claim;
 use ipam::detail::{Allocation, NicDetail, details};
 use ipam::owner::OwnerRef;
 use k8s_api::endpoint::{IPAllocationDetail, PodIPAllocation};
 use k8s_api::{SpiderEndpoint, SpiderEndpointStatus};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +25,16 @@ pub struct Record {
     pub controller: Option<OwnerRef>,
     /// One entry per NIC, `eth0` first.
     pub nics: Vec<NicDetail>,
+    /// NICs whose entries nobody was told: made from claims and pools as they are now, because no endpoint was written when their ADD
+    /// was answered, if it was.
+    pub guessed: BTreeSet<String>,
+}
+
+impl Record {
+    /// The entries that the pod was told.
+    pub fn told(&self) -> Vec<NicDetail> {
+        self.nics.iter().filter(|nic| !self.guessed.contains(&nic.interface)).cloned().collect()
+    }
 }
 
 /// Records by pod UID; as many as the node has pods.
@@ -59,19 +69,24 @@ impl Records {
     }
 }
 
-/// The entries for what a pod has now: those it was told before stay as they were, others are made from `allocations`.
-///
-/// Returned beside: the pod's own routes that fit no NIC.
-pub fn merge(told: &[NicDetail], allocations: &[Allocation], custom: &[Route]) -> (Vec<NicDetail>, Vec<Route>) {
-    let is_kept = |detail: &&NicDetail| {
-        let mut theirs: Vec<IpAddr> = addresses(detail);
-        let of_nic = allocations.iter().filter(|one| one.nic == detail.interface);
-        let mut ours: Vec<IpAddr> = of_nic.map(|one| one.address).collect();
+/// The entries of NICs that have exactly the addresses that they were told: these need no pool, and stay as they are.
+pub fn still_true(told: &[NicDetail], claims: &[&Claim]) -> Vec<NicDetail> {
+    let is_true = |detail: &&NicDetail| {
+        let mut theirs = addresses(detail);
+        let of_nic = claims.iter().filter(|claim| claim.pod().is_some_and(|pod| pod.interface == detail.interface));
+        let mut ours: Vec<IpAddr> = of_nic.map(|claim| claim.address).collect();
         theirs.sort();
         ours.sort();
         !ours.is_empty() && ours == theirs
     };
-    let mut nics: Vec<NicDetail> = told.iter().filter(is_kept).cloned().collect();
+    told.iter().filter(is_true).cloned().collect()
+}
+
+/// The entries for what a pod has now: `kept` ones, and those of other NICs, made from `allocations`.
+///
+/// Returned beside: the pod's own routes that fit no NIC.
+pub fn merge(kept: Vec<NicDetail>, allocations: &[Allocation], custom: &[Route]) -> (Vec<NicDetail>, Vec<Route>) {
+    let mut nics = kept;
     let is_new = |one: &&Allocation| nics.iter().all(|nic| nic.interface != one.nic);
     let fresh: Vec<Allocation> = allocations.iter().filter(is_new).cloned().collect();
     let is_open = |route: &&Route| nics.iter().all(|nic| !nic.routes.contains(route));
@@ -97,11 +112,6 @@ pub fn of_claims(told: &[NicDetail], granted: &[ipam::claim::Stored]) -> Vec<Nic
         addresses(detail).iter().any(|address| granted.iter().any(|stored| stored.claim.address == *address))
     };
     told.iter().filter(claimed).cloned().collect()
-}
-
-/// The interface that a claim is for.
-pub fn interface(granted: &Granted) -> Option<&str> {
-    granted.stored.claim.pod().map(|pod| pod.interface.as_str())
 }
 
 /// The status of the endpoint that tells a record.
@@ -173,34 +183,66 @@ mod tests {
             prefix,
             gateway: None,
             routes: Vec::new(),
-            clean_gateway: false,
+            clean_gateway: Some(false),
+        }
+    }
+
+    fn claim(nic: &str, address: &str) -> Claim {
+        let holder = ipam::claim::PodHolder {
+            namespace: "ns".into(),
+            name: "web".into(),
+            uid: "u1".into(),
+            container: None,
+            interface: nic.into(),
+            node: "n".into(),
+        };
+        Claim {
+            address: address.parse().unwrap(),
+            pool: "p".into(),
+            state: ipam::claim::State::Allocated,
+            holder: ipam::claim::Holder::Pod(holder),
+            mac: None,
         }
     }
 
     #[test]
     fn what_a_pod_was_told_stays_and_new_nics_are_added() {
         let route = Route::new("10.9.0.0/16", "10.0.0.1");
-        let (first, _) = merge(&[], &[allocation("eth0", "10.0.0.2")], std::slice::from_ref(&route));
+        let (first, _) = merge(Vec::new(), &[allocation("eth0", "10.0.0.2")], std::slice::from_ref(&route));
         assert_eq!(first[0].routes, std::slice::from_ref(&route));
-        let both = [allocation("net1", "10.0.0.3"), allocation("eth0", "10.0.0.2")];
-        let (second, leftover) = merge(&first, &both, std::slice::from_ref(&route));
+        let (second, leftover) = merge(first.clone(), &[allocation("net1", "10.0.0.3")], std::slice::from_ref(&route));
         assert_eq!((second[0].clone(), second[1].interface.as_str()), (first[0].clone(), "net1"));
         assert!(second[1].routes.is_empty() && leftover.is_empty(), "the route stays where it was");
     }
 
     #[test]
-    fn an_entry_with_another_address_is_replaced() {
-        let (told, _) = merge(&[], &[allocation("eth0", "10.0.0.2")], &[]);
-        let now = [allocation("eth0", "10.0.0.2"), allocation("eth0", "fd00::2")];
-        let (nics, _) = merge(&told, &now, &[]);
-        assert_eq!((nics.len(), nics[0].ipv6.as_deref()), (1, Some("fd00::2/64")));
-        let (nics, _) = merge(&told, &[allocation("net1", "10.0.0.7")], &[]);
-        assert_eq!((nics.len(), nics[0].interface.as_str()), (1, "net1"), "eth0 has no claim any more");
+    fn an_entry_is_true_while_its_nic_has_exactly_these_addresses() {
+        let (told, _) = merge(Vec::new(), &[allocation("eth0", "10.0.0.2"), allocation("eth0", "fd00::2")], &[]);
+        let rows: [(&[(&str, &str)], bool); 6] = [
+            (&[("eth0", "fd00::2"), ("eth0", "10.0.0.2")], true),
+            (&[("eth0", "10.0.0.2"), ("eth0", "fd00::2"), ("net1", "10.0.0.3")], true),
+            (&[("eth0", "10.0.0.2")], false),
+            (&[("eth0", "10.0.0.2"), ("eth0", "fd00::3")], false),
+            (&[("net1", "10.0.0.2"), ("net1", "fd00::2")], false),
+            (&[], false),
+        ];
+        for (has, expected) in rows {
+            let claims: Vec<Claim> = has.iter().map(|(nic, address)| claim(nic, address)).collect();
+            let kept = still_true(&told, &claims.iter().collect::<Vec<_>>());
+            assert_eq!(kept.len(), usize::from(expected), "{has:?}");
+        }
+    }
+
+    #[test]
+    fn a_guess_is_not_told() {
+        let (nics, _) = merge(Vec::new(), &[allocation("eth0", "10.0.0.2"), allocation("net1", "10.0.0.3")], &[]);
+        let record = Record { nics, guessed: ["eth0".to_owned()].into(), ..Record::default() };
+        assert_eq!(record.told().iter().map(|nic| nic.interface.as_str()).collect::<Vec<_>>(), ["net1"]);
     }
 
     #[test]
     fn an_endpoint_tells_what_the_record_told() {
-        let (nics, _) = merge(&[], &[allocation("eth0", "10.0.0.2"), allocation("net1", "fd00::2")], &[]);
+        let (nics, _) = merge(Vec::new(), &[allocation("eth0", "10.0.0.2"), allocation("net1", "fd00::2")], &[]);
         let record = Record { uid: "u1".into(), nics: nics.clone(), ..Record::default() };
         let endpoint = SpiderEndpoint::new("ns", "web", status(&record, &OwnerRef::new("v1", "Pod", "web", "u1")));
         assert_eq!(of_endpoint(&endpoint, "u1"), Some(nics));

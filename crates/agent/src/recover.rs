@@ -12,8 +12,8 @@ use crate::agent::Agent;
 use crate::records::{self, Record};
 use crate::release;
 use futures::{StreamExt, stream};
-use ipam::claim::{PodFate, PodKey};
-use ipam::detail::Allocation;
+use ipam::claim::{Claim, PodFate, PodKey};
+use ipam::detail::{Allocation, NicDetail};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,10 +71,17 @@ async fn settle(agent: &Agent, pod: &PodKey) {
                 if !found.is_alive() {
                     agent.books.pod_gone(&pod.uid, false);
                 }
-                if let Some(record) = record(agent, &found).await {
-                    agent.endpoints.put(record);
+                match record(agent, &found).await {
+                    Ok(record) => return record.into_iter().for_each(|record| agent.endpoints.put(record)),
+                    Err(failure @ Failure::Refused(_)) => {
+                        tracing::warn!(target: "IPAM", error = %failure, "cannot read the endpoint of a pod that has addresses");
+                        return;
+                    }
+                    Err(failure) => {
+                        tracing::warn!(target: "IPAM", error = %failure, "cannot read the endpoint of a pod that has addresses, trying again");
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
-                return;
             }
             Ok(None) => {
                 tracing::info!(target: "IPAM", pod = %format_args!("{}/{}", pod.namespace, pod.name), uid = %pod.uid, "pod is gone, its addresses are freed");
@@ -105,33 +112,45 @@ async fn is_gone(agent: &Agent, namespace: &str, name: &str, uid: &str) -> bool 
     matches!(release::fate(agent, namespace, name, Some(uid)).await, Ok(PodFate::Gone))
 }
 
-/// What a pod was told before this process started: its endpoint tells; else it is told anew from claims and pools. `None` when it
-/// has no claims or their pools are unknown.
-pub async fn record(agent: &Agent, pod: &Pod) -> Option<Arc<Record>> {
+/// What a pod was told before this process started: its endpoint tells. Where it does not, an entry is guessed from claims and pools, so
+/// that the pod can be found. `None` when it has no claims, or neither endpoint nor pool tells anything of them.
+pub async fn record(agent: &Agent, pod: &Pod) -> Result<Option<Arc<Record>>, Failure> {
     let claims = agent.books.of_pod(&pod.uid);
-    let endpoint = Endpoints::new(agent.client.clone()).read(&pod.namespace, &pod.name).await.ok().flatten();
+    if claims.is_empty() {
+        return Ok(None);
+    }
+    let endpoint = Endpoints::new(agent.client.clone()).read(&pod.namespace, &pod.name).await?;
     let told = endpoint.and_then(|endpoint| records::of_endpoint(&endpoint, &pod.uid)).unwrap_or_default();
-    let pools = agent.caches.pools.snapshot();
-    let allocation = |stored: &ipam::claim::Stored| {
-        let claim = &stored.claim;
-        let pool = pools.pools.get(&claim.pool)?;
-        Some(Allocation::new(&claim.pod()?.interface, claim.address, pool, false))
-    };
-    let allocations: Vec<Allocation> = claims.iter().filter_map(allocation).collect();
-    if allocations.is_empty() {
-        return None;
+    let claims: Vec<&Claim> = claims.iter().map(|stored| &stored.claim).collect();
+    let kept = records::still_true(&told, &claims);
+    let guesses: Vec<Allocation> = claims.iter().filter_map(|claim| guess(agent, pod, &kept, claim)).collect();
+    if kept.is_empty() && guesses.is_empty() {
+        return Ok(None);
     }
     let routes = pod.annotations.get(ipam::annotation::POD_ROUTES);
     let routes = routes.and_then(|value| ipam::annotation::routes(value).ok()).unwrap_or_default();
-    let (nics, _) = records::merge(&told, &allocations, &routes);
-    Some(agent.records.put_if_absent(Record {
+    let guessed = guesses.iter().map(|one| one.nic.clone()).collect();
+    let (nics, _) = records::merge(kept, &guesses, &routes);
+    Ok(Some(agent.records.put_if_absent(Record {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
         node: pod.node.clone(),
         controller: pod.controller.clone(),
         nics,
-    }))
+        guessed,
+    })))
+}
+
+/// What an ADD of now would be told of a claim for which no entry is kept. How the plugin is configured is known only to its calls.
+fn guess(agent: &Agent, pod: &Pod, kept: &[NicDetail], claim: &Claim) -> Option<Allocation> {
+    let nic = &claim.pod()?.interface;
+    if kept.iter().any(|one| one.interface == *nic) {
+        return None;
+    }
+    let pool = agent.caches.pools.snapshot().pools.get(&claim.pool).cloned()?;
+    let clean_gateway = ipam::select::clean_gateway(&pod.annotations, &pod.namespace, nic, None);
+    Some(Allocation::new(nic, claim.address, &pool, clean_gateway))
 }
 
 /// Looks after pods that went without a `DEL`, for as long as the process lives.

@@ -25,13 +25,13 @@ pub struct Allocation {
     pub gateway: Option<IpAddr>,
     /// Pool routes.
     pub routes: Vec<Route>,
-    /// Whether the NIC gets no default route.
-    pub clean_gateway: bool,
+    /// Whether the NIC gets no default route; `None` when that is not known.
+    pub clean_gateway: Option<bool>,
 }
 
 impl Allocation {
     /// An address of `pool` on `nic`.
-    pub fn new(nic: impl Into<String>, address: IpAddr, pool: &Pool, clean_gateway: bool) -> Self {
+    pub fn new(nic: impl Into<String>, address: IpAddr, pool: &Pool, clean_gateway: Option<bool>) -> Self {
         Self {
             nic: nic.into(),
             address,
@@ -70,7 +70,7 @@ pub struct NicDetail {
     pub ipv6_gateway: Option<String>,
     /// VLAN; 0 unless a provider supplied one.
     pub vlan: i64,
-    /// True: no default route for this NIC. Always written, so that a re-used answer is the same as the first one.
+    /// True: no default route for this NIC. Always written where an ADD told it, so that a re-used answer is the same as the first one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clean_gateway: Option<bool>,
     /// Pool routes and the pod's own routes for this NIC.
@@ -142,7 +142,7 @@ pub fn details(allocations: &[Allocation], custom: &[Route]) -> (Vec<NicDetail>,
 
 fn add_to(nic: &mut NicDetail, one: &Allocation) {
     nic.interface.clone_from(&one.nic);
-    nic.clean_gateway = Some(one.clean_gateway);
+    nic.clean_gateway = one.clean_gateway;
     nic.routes.extend(one.routes.iter().cloned());
     let address = Some(format!("{}/{}", one.address, one.prefix));
     let gateway = one.gateway.map(|gateway| gateway.to_string());

@@ -27,7 +27,7 @@ use crate::owner::TopController;
 use crate::pool::Pool;
 use crate::selector::Labels;
 
-pub use candidates::{Candidate, NicCandidates, candidates};
+pub use candidates::{Candidate, NicCandidates, candidates, clean_gateway};
 pub use filter::{AFFINITY_KEYS, is_affinity_of};
 pub use glob::{Pattern, PatternError};
 

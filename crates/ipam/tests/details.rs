@@ -13,7 +13,7 @@ fn pool(name: &str, subnet: &str, gateway: Option<&str>) -> Pool {
 }
 
 fn allocation(nic: &str, address: &str, pool: &Pool, clean: bool) -> Allocation {
-    Allocation::new(nic, address.parse().unwrap(), pool, clean)
+    Allocation::new(nic, address.parse().unwrap(), pool, Some(clean))
 }
 
 #[test]

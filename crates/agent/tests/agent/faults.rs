@@ -168,3 +168,55 @@ async fn a_graceful_stop_finishes_running_requests() {
     assert_eq!(world.endpoints().await.len(), 10, "what was answered is written before the end");
     assert!(!socket.exists());
 }
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_read_is_not_taken_for_none() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10")).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    let first = agent.add_with(&pod, json!({"cleanGateway": true})).await;
+    assert_eq!((first.0, &first.1["ips"][0]["gateway"], &first.1["routes"]), (200, &json!("10.1.0.1"), &json!([])));
+    eventually("the endpoint is written", async || world.endpoint("web").await.is_some()).await;
+    let told = world.endpoint("web").await.unwrap().status;
+    agent.kill();
+    // The pool is another one meanwhile.
+    let patch = kube::api::Patch::Merge(json!({"spec": {"gateway": "10.1.0.2"}}));
+    world.api::<k8s_api::SpiderIPPool>().patch("p4", &Default::default(), &patch).await.unwrap();
+    world.set(Weather::NoEndpoints);
+    let agent = world.agent("node-a").await;
+    let (status, error) = agent.add(&pod).await;
+    let error = error.as_str().unwrap();
+    assert!(status == 500 && error.starts_with("cannot read SpiderEndpoint ns1/web"), "{error}");
+    world.set(Weather::Fair);
+    assert_eq!(agent.add(&pod).await, first);
+    agent.stop().await;
+    assert_eq!(world.endpoint("web").await.unwrap().status, told);
+}
+
+#[tokio::test]
+async fn an_add_whose_endpoint_was_never_written_is_repeated_as_it_was() {
+    let list = r#"[{"interface":"eth0","ipv4":["p4"],"cleangateway":true}]"#;
+    let by_annotation = json!({"ipam.spidernet.io/ippools": list});
+    for (annotations, more) in [(json!({}), json!({"cleanGateway": true})), (by_annotation, json!({}))] {
+        let world = World::new().await;
+        world.pool("p4", v4("10.1.0.10")).await;
+        let agent = world.agent("node-a").await;
+        let pod = world.pod("web", annotations.clone()).await;
+        world.set(Weather::NoEndpoints);
+        let first = agent.add_with(&pod, more.clone()).await;
+        assert_eq!((first.0, &first.1["routes"]), (200, &json!([])), "{annotations}");
+        agent.kill();
+        world.set(Weather::Fair);
+        assert!(world.endpoint("web").await.is_none());
+        let agent = world.agent("node-a").await;
+        eventually("the pod is found by its endpoint", async || world.endpoint("web").await.is_some()).await;
+        // What stands in it is a guess, also for the next process.
+        agent.stop().await;
+        let agent = world.agent("node-a").await;
+        assert_eq!(agent.add_with(&pod, more).await, first, "{annotations}");
+        agent.stop().await;
+        let told = world.endpoint("web").await.unwrap().status.unwrap().current;
+        assert_eq!(told.ips[0].clean_gateway, Some(true), "{annotations}");
+    }
+}

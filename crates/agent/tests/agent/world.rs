@@ -41,6 +41,8 @@ pub enum Weather {
     Refusing,
     /// Every request takes 300 ms longer.
     Slow,
+    /// No request about SpiderEndpoints arrives.
+    NoEndpoints,
 }
 
 /// The API server and what agents of one test share.
@@ -182,6 +184,9 @@ impl World {
                 let is_write = request.method() != http::Method::GET;
                 match now {
                     Weather::Gone => return Err(std::io::Error::other("connection refused")),
+                    Weather::NoEndpoints if request.uri().path().contains("/spiderendpoints") => {
+                        return Err(std::io::Error::other("connection refused"));
+                    }
                     Weather::Refusing if is_write => {
                         let text =
                             json!({"kind": "Status", "code": 500, "status": "Failure", "message": "etcd is away"});

@@ -9,6 +9,7 @@ use crate::claim::Rejection;
 use crate::family::Family;
 use crate::nad;
 use crate::pool::Pool;
+use crate::selector::Labels;
 
 /// The pools named for a NIC, before any test.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,24 +81,34 @@ fn nic_candidates(
     Ok(NicCandidates { nic: nic.to_owned(), clean_gateway, families })
 }
 
-/// Items of `ippools`. Without names, item 0 is `eth0` and item n the n-th entry of the networks annotation; items
-/// beyond the pod's NICs make nothing, so they are left out.
-fn of_all_nics(request: &Request<'_>, value: &str) -> Result<Vec<NicCandidates>, SelectError> {
+/// Items of `ippools` with the NICs that they are for. Without names, item 0 is `eth0` and item n the n-th entry of the networks
+/// annotation; items beyond the pod's NICs make nothing, so they are left out.
+fn items(annotations: &Labels, namespace: &str, value: &str) -> Result<Vec<(String, NicPools)>, SelectError> {
     let items = annotation::ippools(value)?;
-    let named: Vec<(String, NicPools)> = if items.iter().any(|item| item.interface.is_some()) {
-        items.into_iter().map(|item| (item.interface.clone().unwrap_or_default(), item)).collect()
-    } else {
-        let further = nad::networks(&request.pod.annotations, &request.pod.namespace)
-            .map_err(|error| SelectError::WrongInput(error.to_string()))?;
-        let names = std::iter::once(nad::FIRST_NIC.to_owned()).chain(further.into_iter().map(|(nic, _)| nic));
-        names.zip(items).collect()
-    };
+    if items.iter().any(|item| item.interface.is_some()) {
+        return Ok(items.into_iter().map(|item| (item.interface.clone().unwrap_or_default(), item)).collect());
+    }
+    let further = nad::networks(annotations, namespace).map_err(|error| SelectError::WrongInput(error.to_string()))?;
+    let names = std::iter::once(nad::FIRST_NIC.to_owned()).chain(further.into_iter().map(|(nic, _)| nic));
+    Ok(names.zip(items).collect())
+}
+
+fn of_all_nics(request: &Request<'_>, value: &str) -> Result<Vec<NicCandidates>, SelectError> {
+    let named = items(&request.pod.annotations, &request.pod.namespace, value)?;
     if !named.iter().any(|(nic, _)| nic == request.nic) {
         let text =
             format!("Pod annotation '{POD_IPPOOLS}' (value '{value}'): interface {} must be specified", request.nic);
         return Err(SelectError::WrongInput(text));
     }
     named.iter().map(|(nic, item)| nic_candidates(request, nic, item.clean_gateway, &item.pools)).collect()
+}
+
+/// Whether a NIC gets no default route, when its addresses are there already and its pools need not be selected: by the annotation
+/// `ippools`, else as the plugin is configured, if that is known.
+pub fn clean_gateway(annotations: &Labels, namespace: &str, nic: &str, configured: Option<bool>) -> Option<bool> {
+    let named = annotations.get(POD_IPPOOLS).and_then(|value| items(annotations, namespace, value).ok());
+    let item = named.into_iter().flatten().find(|(name, _)| name == nic);
+    item.map(|(_, item)| item.clean_gateway).or(configured)
 }
 
 /// Every pool marked `default`, one candidate per family.

@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn an_address_that_no_nic_came_for_yet_is_not_of_this_one() {
-        let answer = AddResponse { ips: vec![ip("", "10.0.0.6/24"), ip("eth0", "10.0.0.5/24")], ..AddResponse::default() };
+        let answer =
+            AddResponse { ips: vec![ip("", "10.0.0.6/24"), ip("eth0", "10.0.0.5/24")], ..AddResponse::default() };
         let ips = result(&answer, "eth0").unwrap().ips;
         assert_eq!(ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(), ["10.0.0.5/24"]);
     }
