@@ -62,6 +62,30 @@ async fn a_repeated_add_returns_the_same_answer() {
 }
 
 #[tokio::test]
+async fn what_was_told_is_told_again_without_its_pool() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
+    world.pool("p6", v6("fd00:1::10-fd00:1::19")).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    let first = agent.add(&pod).await;
+    assert_eq!(first.0, 200, "{}", first.1);
+    eventually("the endpoint is written", async || world.endpoint("web").await.is_some()).await;
+    let told = world.endpoint("web").await.unwrap().status;
+    agent.stop().await;
+    // One is gone, the other cannot be used any more.
+    let pools = world.api::<k8s_api::SpiderIPPool>();
+    pools.delete("p4", &Default::default()).await.unwrap();
+    let broken = json!({"spec": {"ips": ["fd00:1::19-fd00:1::10"]}});
+    pools.patch("p6", &Default::default(), &kube::api::Patch::Merge(broken)).await.unwrap();
+    let agent = world.agent("node-a").await;
+    assert_eq!(agent.add(&pod).await, first);
+    assert_eq!(agent.add(&pod.container("another")).await, first);
+    agent.stop().await;
+    assert_eq!(world.endpoint("web").await.unwrap().status, told);
+}
+
+#[tokio::test]
 async fn adds_of_one_pod_at_the_same_time_get_the_same_address() {
     let world = World::new().await;
     world.pool("p4", v4("10.1.0.10-10.1.0.99")).await;
