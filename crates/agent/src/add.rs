@@ -168,6 +168,9 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
         return Err(dead(&pod));
     }
     recall(agent, &pod).await?;
+    if let Some(answer) = repeated(agent, args, &pod).await? {
+        return Ok(answer);
+    }
     let routes = match pod.annotations.get(POD_ROUTES) {
         Some(value) => ipam::annotation::routes(value)?,
         None => Vec::new(),
@@ -198,6 +201,34 @@ fn request(agent: &Agent, args: &AddArgs, pod: &Pod, wants: Vec<Want>) -> Add {
         wants,
         reserved: kept_back(agent),
     }
+}
+
+/// The answer for a NIC that has all that it was told: the same again, also to the pod's next sandbox, whatever became of annotations, pools
+/// and families since. `None` if it was told nothing, or if something was taken away from it.
+async fn repeated(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<Option<AddResponse>, AddFailure> {
+    let complete = complete(agent, pod);
+    let Some(nic) = complete.iter().find(|nic| nic.interface == args.if_name) else { return Ok(None) };
+    let families = [(Family::V4, &nic.ipv4), (Family::V6, &nic.ipv6)].into_iter().filter(|(_, has)| has.is_some());
+    // Without pools: nothing but what is there.
+    let want = |family| Want { interface: args.if_name.clone(), family, pools: Vec::new(), rejected: Vec::new() };
+    let wants = families.map(|(family, _)| want(family)).collect();
+    match claimed(agent, pod, request(agent, args, pod, wants)).await {
+        Ok(granted) => {
+            // Its own routes are on record; those of a NIC that was told nothing are told by the ADD of that NIC.
+            let record = record(agent, args, pod, None, &granted, &[]).await?;
+            Ok(Some(answer(&record)))
+        }
+        // Taken away while it was asked for.
+        Err(AddFailure::Claim(AddError::UsedOut { .. })) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The entries of the NICs that have all that they were told.
+fn complete(agent: &Agent, pod: &Pod) -> Vec<NicDetail> {
+    let told = agent.records.get(&pod.uid).map(|record| record.told()).unwrap_or_default();
+    let claims = agent.books.of_pod(&pod.uid);
+    records::still_true(&told, &claims.iter().map(|stored| &stored.claim).collect::<Vec<_>>())
 }
 
 /// Sees that what a pod with claims was told is remembered, also if that was before a restart.
@@ -239,11 +270,15 @@ async fn claimed(agent: &Agent, pod: &Pod, mut add: Add) -> Result<Vec<Granted>,
     Err(AddFailure::Outrun)
 }
 
-/// A selection out of pools that may be used. New ones wait a moment for the controller; then the agent looks at them itself.
+/// A selection out of pools that may be used, for this NIC and for those that do not have all that they were told. New pools wait a moment
+/// for the controller; then the agent looks at them itself.
 async fn settled_selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<Selection, AddFailure> {
     let started = Instant::now();
     loop {
         let mut selection = selection(agent, args, pod).await?;
+        let complete = complete(agent, pod);
+        let is_complete = |plan: &NicPlan| complete.iter().any(|nic| nic.interface == plan.nic);
+        selection.nics.retain(|plan| plan.nic == args.if_name || !is_complete(plan));
         let claims = agent.books.of_pod(&pod.uid);
         let is_covered = |want: &Want| {
             let mut claims = claims.iter().map(|stored| &stored.claim);

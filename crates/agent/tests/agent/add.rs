@@ -86,6 +86,31 @@ async fn what_was_told_is_told_again_without_its_pool() {
 }
 
 #[tokio::test]
+async fn a_nic_that_has_what_it_was_told_wants_nothing_more() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    let first = agent.add(&pod).await;
+    assert_eq!(first.0, 200, "{}", first.1);
+    agent.stop().await;
+    // A family more, a pool that nobody looked at, and an annotation that only new addresses need.
+    world.pool("p6", v6("fd00:1::10-fd00:1::19")).await;
+    world.new_pool("new", json!({"subnet": "10.2.0.0/16", "ips": ["10.2.0.10"], "default": true})).await;
+    let routes = json!({"metadata": {"annotations": {"ipam.spidernet.io/routes": "none"}}});
+    world.pods().patch("web", &Default::default(), &kube::api::Patch::Merge(routes)).await.unwrap();
+    let agent = world.agent("node-a").await;
+    for container in [pod.container.as_str(), "another"] {
+        let started = std::time::Instant::now();
+        assert_eq!(agent.add(&pod.container(container)).await, first);
+        assert!(started.elapsed() < std::time::Duration::from_secs(2), "it waited for the new pool");
+    }
+    assert_eq!(world.claims().await.len(), 1);
+    let (status, error) = agent.add(&pod.nic("net1")).await;
+    assert!(status == 500 && error.as_str().unwrap().contains("ipam.spidernet.io/routes"), "{error}");
+}
+
+#[tokio::test]
 async fn adds_of_one_pod_at_the_same_time_get_the_same_address() {
     let world = World::new().await;
     world.pool("p4", v4("10.1.0.10-10.1.0.99")).await;

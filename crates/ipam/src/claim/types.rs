@@ -119,7 +119,7 @@ pub struct Want {
     pub interface: String,
     /// Family.
     pub family: Family,
-    /// Pools to try, best first.
+    /// Pools to try, best first. None: only an address that this NIC has already serves.
     pub pools: Vec<Arc<Pool>>,
     /// Pools that selection took out, for the error text.
     pub rejected: Vec<Rejection>,

@@ -505,6 +505,20 @@ fn an_imported_claim_without_nic_serves_only_where_its_pool_is_wanted() {
 }
 
 #[test]
+fn a_want_without_pools_is_served_by_what_the_nic_has_and_by_nothing_else() {
+    let mut world = with(vec![imported("a", "eth0", "10.0.0.2"), imported("a", "", "10.0.0.3")]);
+    let wants = || vec![Want { pools: Vec::new(), ..want("eth0", &[small()]) }];
+    let granted = world.add_now(add("a", "c2", "eth0", wants())).unwrap();
+    let expected = [("eth0", "10.0.0.2"), ("", "10.0.0.3")];
+    assert_eq!(granted, expected.map(|(nic, address)| (nic.to_owned(), address.parse().unwrap())));
+    assert_eq!((world.api.creates, world.api.objects.len()), (0, 2), "the address without NIC is left for another one");
+    world.api.objects.remove(&granted[0].1);
+    let error = world.add_now(add("a", "c3", "eth0", wants())).unwrap_err();
+    assert!(matches!(error, AddError::UsedOut { .. }), "{error}");
+    assert_eq!(world.api.creates, 0);
+}
+
+#[test]
 fn a_claim_that_is_imported_while_the_agent_runs_counts_as_in_use() {
     let mut world = with(Vec::new());
     let late = imported("a", "eth0", "10.0.0.2");
