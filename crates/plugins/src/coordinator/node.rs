@@ -26,15 +26,26 @@ fn is_foreign(dev: &str) -> bool {
     dev == "lo" || FOREIGN_PREFIXES.iter().any(|prefix| dev.starts_with(prefix))
 }
 
+/// Interfaces without a network, on which nodes that announce their address by a routing protocol have it. So do load balancers, which
+/// is why these count only where there is nothing else.
+fn is_routed(dev: &str) -> bool {
+    dev == "lo" || dev.starts_with("dummy")
+}
+
 /// The node's own addresses of a family. The first is the pod's gateway: one whose network the pod's NIC shares comes
 /// before others, and an address with a network before a single one, which may be a virtual address that moves to
 /// another node. Then the kernel's order of interfaces counts.
 pub fn addresses(host: &View, family: Family, pod: &[IpAddr]) -> Vec<IpAddr> {
+    let own = ranked(host, family, pod, |dev| !is_foreign(dev));
+    if own.is_empty() { ranked(host, family, pod, is_routed) } else { own }
+}
+
+fn ranked(host: &View, family: Family, pod: &[IpAddr], counts: impl Fn(&str) -> bool) -> Vec<IpAddr> {
     let own = host.addresses.iter().filter(|address| {
         Family::of(address.net.addr()) == family
             && is_usable(address.net.addr())
             && !address.duplicate
-            && !is_foreign(&address.dev)
+            && counts(&address.dev)
     });
     let mut ranked: Vec<_> = own
         .enumerate()
@@ -90,5 +101,30 @@ mod tests {
             assert_eq!(found, expected, "{pod}");
         }
         assert_eq!(addresses(&host, Family::V6, &[]), ["fd00:192:168::154".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn a_node_without_a_network_of_its_own_has_its_address_on_lo_or_a_dummy() {
+        let routed = |more: &[(&str, &str)]| {
+            let always = [
+                ("lo", "127.0.0.1/8"),
+                ("lo", "::1/128"),
+                ("lo", "10.255.0.1/32"),
+                ("eth0", "169.254.7.1/30"),
+                ("eth0", "fe80::1/64"),
+                ("dummy0", "fd00::7/128"),
+                ("dummy0", "fe80::7/64"),
+                ("docker0", "172.17.0.1/16"),
+            ];
+            host(&[&always[..], more].concat())
+        };
+        let found = |host: &View, family| -> Vec<String> {
+            addresses(host, family, &["10.6.2.1".parse().unwrap()]).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(found(&routed(&[]), Family::V4), ["10.255.0.1"]);
+        assert_eq!(found(&routed(&[]), Family::V6), ["fd00::7"]);
+        let with_network = routed(&[("eth1", "192.168.0.9/24")]);
+        assert_eq!(found(&with_network, Family::V4), ["192.168.0.9"]);
+        assert_eq!(found(&with_network, Family::V6), ["fd00::7"]);
     }
 }
