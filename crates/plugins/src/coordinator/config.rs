@@ -135,7 +135,8 @@ impl RawConf {
             tx_queue_len: positive("txQueueLen", self.tx_queue_len.unwrap_or(agent.tx_queue_len), 0)?,
             veth_address: or_agent(&self.veth_link_address, &agent.veth_link_address)
                 .map(|text| veth_address(&text))
-                .transpose()?,
+                .transpose()?
+                .flatten(),
             veth_mtu: self.veth_mtu(agent)?,
         })
     }
@@ -230,8 +231,13 @@ fn positive(key: &str, value: i64, least: i64) -> Result<Option<u32>, CniError> 
     }
 }
 
-fn veth_address(text: &str) -> Result<Ipv4Addr, CniError> {
-    text.parse().map_err(|_| invalid("vethLinkAddress", &text, "is no IPv4 address"))
+/// An IPv6 address is accepted, as the webhook does, and has no effect: veth0 has a link-local one anyway.
+fn veth_address(text: &str) -> Result<Option<Ipv4Addr>, CniError> {
+    match text.parse() {
+        Ok(IpAddr::V4(address)) => Ok(Some(address)),
+        Ok(IpAddr::V6(_)) => Ok(None),
+        Err(_) => Err(invalid("vethLinkAddress", &text, "is no IP address")),
+    }
 }
 
 #[cfg(test)]
@@ -295,13 +301,22 @@ mod tests {
             (r#"{"vethMTU":0}"#, "vethMTU 0"),
             (r#"{"txQueueLen":-1}"#, "txQueueLen -1"),
             (r#"{"hostRuleTable":254}"#, "hostRuleTable 254"),
-            (r#"{"vethLinkAddress":"fd00::1"}"#, "vethLinkAddress fd00::1"),
+            (r#"{"vethLinkAddress":"169.254.1.1/32"}"#, "vethLinkAddress 169.254.1.1/32"),
         ];
         for (json, expected) in rows {
             let error = raw(json).merge(&agent()).unwrap_err();
             assert!(error.msg.contains(expected), "{json}: {error}");
             assert_eq!(error.code, code::INVALID_CONFIG, "{json}");
         }
+    }
+
+    #[test]
+    fn an_ipv6_link_address_has_no_effect() {
+        let both = CoordinatorConfig { veth_link_address: "fd00::1".to_owned(), ..agent() };
+        let address = |json: &str, agent: &CoordinatorConfig| raw(json).merge(agent).unwrap().veth_address;
+        assert_eq!(address("{}", &both), None);
+        assert_eq!(address(r#"{"vethLinkAddress":"fd00::2"}"#, &agent()), None);
+        assert_eq!(address(r#"{"vethLinkAddress":"169.254.1.1"}"#, &both), Some(Ipv4Addr::new(169, 254, 1, 1)));
     }
 
     #[test]
