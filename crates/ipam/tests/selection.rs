@@ -178,7 +178,7 @@ fn every_test_has_its_reason() {
             },
             "invalid Node affinity: \"Like\" is not a valid label selector operator",
         ),
-        ("gone", |_| {}, "IPPool not found"),
+        ("gone", |_| {}, "IPPool not found, or bound to another node (unmatched Node name)"),
         ("x*", |_| {}, "pattern matches no IPv4 IPPool"),
     ];
     for (named, change, reason) in rows {

@@ -142,7 +142,7 @@ fn resolve(request: &Request<'_>, family: Family, names: &[String]) -> Result<Ca
             let reason = if Pattern::is_pattern(name) {
                 format!("pattern matches no {family} IPPool")
             } else {
-                "IPPool not found".to_owned()
+                "IPPool not found, or bound to another node (unmatched Node name)".to_owned()
             };
             candidate.rejected.push(Rejection { pool: name.clone(), reason });
             if seen.contains(&name.as_str()) {
