@@ -136,6 +136,10 @@ fn run(config_path: &Path) -> anyhow::Result<()> {
     }
     let settings = Settings::new(&env, loaded.config)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = ?settings, "starting");
+    if !settings.fixed_addresses.is_empty() {
+        let keys = settings.fixed_addresses.join(", ");
+        tracing::warn!(keys, "fixed addresses are not in this version: a successor gets another address");
+    }
     if settings.tune_sysctls {
         sysctl::tune(Path::new("/proc/sys"), settings.select.enable_ipv4, settings.select.enable_ipv6)?;
     }

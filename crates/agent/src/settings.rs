@@ -34,6 +34,8 @@ pub struct Settings {
     pub select: ipam::select::Settings,
     /// `enableStatefulSet`.
     pub stateful_set: bool,
+    /// Keys that are on and ask for fixed addresses, which this version does not have.
+    pub fixed_addresses: Vec<&'static str>,
     /// `tuneSysctlConfig`.
     pub tune_sysctls: bool,
     /// `SPIDERPOOL_COORDINATOR_DEAFULT_NAME` (upstream's spelling, and the right one): whose configuration coordinator plugins get.
@@ -97,6 +99,13 @@ impl Settings {
             },
             namespace,
             stateful_set: config.enable_stateful_set,
+            fixed_addresses: [
+                ("enableStatefulSet", config.enable_stateful_set),
+                ("enableKubevirtStaticIP", config.enable_kubevirt_static_ip),
+            ]
+            .into_iter()
+            .filter_map(|(key, on)| on.then_some(key))
+            .collect(),
             tune_sysctls: config.tune_sysctl_config,
             coordinator: coordinator(env),
         })
@@ -186,6 +195,20 @@ mod tests {
         assert_eq!((settings.health_port, settings.metric_port), (7000, Some(0)));
         assert_eq!(settings.select.nad.cluster_network.as_deref(), Some("kube-system/net"));
         assert_eq!(settings.coordinator, "other");
+    }
+
+    #[test]
+    fn keys_that_ask_for_fixed_addresses_are_known() {
+        for (text, expected) in [
+            ("enableIPv4: true", vec![]),
+            ("enableIPv4: true\nenableKubevirtStaticIP: true", vec!["enableKubevirtStaticIP"]),
+            (
+                "enableIPv4: true\nenableStatefulSet: true\nenableKubevirtStaticIP: true",
+                vec!["enableStatefulSet", "enableKubevirtStaticIP"],
+            ),
+        ] {
+            assert_eq!(settings(&[], text).unwrap().fixed_addresses, expected, "{text}");
+        }
     }
 
     #[test]
