@@ -14,7 +14,7 @@ use crate::release;
 use futures::{StreamExt, stream};
 use ipam::claim::{Claim, PodFate, PodKey};
 use ipam::detail::{Allocation, NicDetail};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::pods::Pod;
@@ -84,8 +84,17 @@ async fn settle(agent: &Agent, pod: &PodKey) {
                 }
             }
             Ok(None) => {
-                tracing::info!(target: "IPAM", pod = %format_args!("{}/{}", pod.namespace, pod.name), uid = %pod.uid, "pod is gone, its addresses are freed");
-                return agent.books.pod_gone(&pod.uid, true);
+                let name = format!("{}/{}", pod.namespace, pod.name);
+                let left = sandbox_left(agent, pod);
+                match &left {
+                    None => {
+                        tracing::info!(target: "IPAM", pod = name, uid = %pod.uid, "pod is gone, its addresses are freed");
+                    }
+                    Some(sign) => {
+                        tracing::warn!(target: "IPAM", pod = name, uid = %pod.uid, sign, "pod is gone, but not its sandbox: its addresses are kept");
+                    }
+                }
+                return agent.books.pod_gone(&pod.uid, left.is_none());
             }
             Err(failure) => {
                 tracing::warn!(target: "IPAM", error = %failure, "cannot read a pod that has addresses, trying again");
@@ -93,6 +102,27 @@ async fn settle(agent: &Agent, pod: &PodKey) {
             }
         }
     }
+}
+
+/// What shows that a sandbox of a pod is still there although its object is gone, as after a forced deletion: the pair that the
+/// coordinator makes lives as long as the sandbox's namespace. Of a pod without coordinator there is nothing to be seen.
+fn sandbox_left(agent: &Agent, pod: &PodKey) -> Option<String> {
+    let claims = agent.books.of_pod(&pod.uid);
+    let pairs =
+        claims.iter().filter_map(|stored| Some(wire::cni::host_veth(stored.claim.pod()?.container.as_deref()?)));
+    // A longer name is none of an interface.
+    let pairs: BTreeSet<String> = pairs.filter(|pair| pair.len() <= 15).collect();
+    let looked = net::Netlink::open().and_then(|mut netlink| {
+        for pair in pairs {
+            match netlink.link(&pair) {
+                Ok(_) => return Ok(Some(format!("interface {pair}"))),
+                Err(error) if error.not_there() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    });
+    looked.unwrap_or_else(|error| Some(format!("the interfaces of the node cannot be read: {error}")))
 }
 
 /// The object of this UID, alive or not; `None` is proof that it is gone.

@@ -19,3 +19,9 @@ pub use env::{Command, Env};
 pub use error::{CniError, code};
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};
 pub use version::{SpecVersion, UnsupportedVersion, version_reply};
+
+/// The node's end of the pair of interfaces by which the coordinator connects a container to its node. It goes with the container's network
+/// namespace.
+pub fn host_veth(container_id: &str) -> String {
+    format!("veth{}", container_id.get(..11).unwrap_or(container_id))
+}

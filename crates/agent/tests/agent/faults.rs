@@ -220,3 +220,32 @@ async fn an_add_whose_endpoint_was_never_written_is_repeated_as_it_was() {
         assert_eq!(told.ips[0].clean_gateway, Some(true), "{annotations}");
     }
 }
+
+#[tokio::test]
+#[ignore = "netns"]
+async fn the_address_of_a_sandbox_that_outlives_its_pod_is_kept() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
+    let agent = world.agent("node-a").await;
+    let (kept, freed) = (world.pod("kept", json!({})).await, world.pod("freed", json!({})).await);
+    for pod in [&kept, &freed] {
+        agent.addresses(pod).await;
+    }
+    agent.kill();
+    for name in ["kept", "freed"] {
+        world.delete_pod(name).await;
+    }
+    // A forced deletion: the runtime has not heard of it yet, and the pair of the coordinator is still there.
+    let pair = wire::cni::host_veth(&kept.container);
+    ip(&["link", "add", &pair, "type", "veth", "peer", "name", "inner"]);
+    let agent = world.agent("node-a").await;
+    let holders = async || world.claims().await.into_values().collect::<Vec<_>>();
+    eventually("the other one's is freed", async || holders().await == ["kept/eth0"]).await;
+    ip(&["link", "del", &pair]);
+    assert_eq!(agent.del(&kept).await.0, 200);
+    eventually("its DEL frees it", async || holders().await.is_empty()).await;
+}
+
+fn ip(arguments: &[&str]) {
+    assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success(), "{arguments:?}");
+}

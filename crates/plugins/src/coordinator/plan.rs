@@ -6,6 +6,7 @@ pub(super) mod tuning;
 use std::net::IpAddr;
 
 use net::{Family, Link, LinkChange, Mac, Rule, VethEnd, host_net, marks};
+pub use wire::cni::host_veth;
 
 use super::POD_VETH;
 use super::config::{Mode, Settings};
@@ -55,11 +56,6 @@ pub enum PlanError {
     SharedMac(String),
     #[error("podDefaultRouteNIC: {nic} does not exist in the pod, which has {present}")]
     NoDefaultRouteNic { nic: String, present: String },
-}
-
-/// The node's end of the pair of a container.
-pub fn host_veth(container_id: &str) -> String {
-    format!("veth{}", container_id.get(..11).unwrap_or(container_id))
 }
 
 /// The steps that are missing.
