@@ -23,6 +23,10 @@ pub struct Args {
 /// Runs the driver with the terminal's streams; its exit code is ours.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let action = args.action[0].to_string_lossy();
+    let in_cloud = args.action.iter().any(|word| word.to_string_lossy().contains("vpc"));
+    if action == "walkthrough" || action == "up" && in_cloud {
+        setup::guests()?;
+    }
     let mut driver = match action.as_ref() {
         "up" | "test" | "walkthrough" => match prepared()? {
             Ok(driver) => driver,
@@ -61,6 +65,9 @@ fn product() -> Result<Vec<OsString>> {
 
 /// Runs the guide's walk-through on a real Kubernetes for its lane; the same as [`for_tests`].
 pub fn walkthrough_for_tests() -> Result<Result<(String, bool), String>> {
+    if let Err(error) = setup::guests() {
+        return Ok(Err(format!("the nodes have no kernels of their own: {error:#}")));
+    }
     Ok(match prepared()? {
         Ok(mut driver) => {
             driver.arg("walkthrough").args(for_walkthrough()?);

@@ -43,12 +43,10 @@ const VM: [Need; 4] = [
 ];
 
 /// What a real Kubernetes on this machine calls; the rest of it is built (`kube`).
-const CLUSTER: [Need; 4] = [
-    need("runc", "runc"),
-    need("iptables", "iptables"),
-    need("sha256sum", "coreutils"),
-    need("linux.uml", "user-mode-linux"),
-];
+const CLUSTER: [Need; 3] = [need("runc", "runc"), need("iptables", "iptables"), need("sha256sum", "coreutils")];
+
+/// What nodes with kernels of their own need. Not every system has it, and most lanes go without.
+const GUESTS: [Need; 1] = [need("linux.uml", "user-mode-linux")];
 
 /// The standard CNI plugins of Debian.
 const CNI_PLUGIN: &str = "/usr/lib/cni/ipvlan";
@@ -64,6 +62,11 @@ pub fn everything() -> Result<()> {
     }
     install(&missing)?;
     musl_target()
+}
+
+/// What a cluster needs whose nodes have kernels of their own.
+pub fn guests() -> Result<()> {
+    install(&packages(&GUESTS))
 }
 
 /// Only what compiling needs.
