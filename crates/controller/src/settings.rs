@@ -300,6 +300,23 @@ mod tests {
     }
 
     #[test]
+    fn a_resync_period_of_0_is_never_and_not_at_once() {
+        let day = Duration::from_secs(24 * 3600);
+        for (seconds, expected) in [("0", None), ("30", Some(Duration::from_secs(30)))] {
+            let settings = settings(&[
+                ("SPIDERPOOL_COORDINATOR_ENABLED", "true"),
+                ("SPIDERPOOL_MULTUS_CONFIG_ENABLED", "true"),
+                ("SPIDERPOOL_COORDINATOR_INFORMER_RESYNC_PERIOD", seconds),
+                ("SPIDERPOOL_MULTUS_CONFIG_INFORMER_RESYNC_PERIOD", seconds),
+            ])
+            .unwrap();
+            for period in [settings.coordinator.unwrap().resync, settings.multus_resync.unwrap()] {
+                assert!(expected.map_or(period > day, |expected| period == expected), "{seconds}: {period:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_bad_variable_is_named() {
         let error =
             settings(&[("SPIDERPOOL_COORDINATOR_ENABLED", "1"), ("SPIDERPOOL_INIT_DEFAULT_COORDINATOR_MODE", "fast")])

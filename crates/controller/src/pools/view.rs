@@ -229,6 +229,19 @@ mod tests {
     }
 
     #[test]
+    fn the_text_fits_an_object_however_long_the_names_are() {
+        let (mut ledger, name) = (Ledger::default(), "w".repeat(253));
+        for host in 0..4_000 {
+            ledger.apply(&ip(&format!("10.1.{}.{}", host / 250, host % 250), "p", &name));
+        }
+        let status = ledger.status(&pool("p"), 5000);
+        // As it is stored: a text in JSON.
+        let stored = serde_json::to_string(&status.allocated_ips).unwrap().len();
+        assert!(stored <= MAX_TEXT && stored > MAX_TEXT * 9 / 10, "{stored}");
+        assert_eq!(status.allocated_ip_count, Some(4_000));
+    }
+
+    #[test]
     fn an_address_held_by_a_node_counts_without_a_record() {
         let mut ledger = Ledger::default();
         ledger.apply(&held("10.1.0.2", "p", Holder::Node(NodeHolder { name: "n".into() })));
