@@ -5,6 +5,7 @@
 mod access;
 mod addresses;
 mod basics;
+mod by_hand;
 mod endings;
 mod guide;
 mod install;
@@ -64,7 +65,12 @@ fn in_lab(options: &Options, repository: &Path, report: &mut Report) -> Result<(
     if options.images.is_empty() {
         report.say("left out, since no image was given: the product's story");
     } else {
-        let product = Product { access: &access, repository: repository.into(), scratch: options.log_dir.clone() };
+        let product = Product {
+            access: &access,
+            repository: repository.into(),
+            scratch: options.log_dir.clone(),
+            guides: product::Guides::read(repository)?,
+        };
         product::tell(&product, report);
     }
     endings::restarts(&access, report);

@@ -27,14 +27,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if action == "walkthrough" || action == "up" && in_cloud {
         setup::guests()?;
     }
+    let on_its_own = !args.action.iter().any(|word| word.to_string_lossy().starts_with("--kubeconfig"));
     let mut driver = match action.as_ref() {
+        "test" if !on_its_own => driver(true)?,
         "up" | "test" | "walkthrough" => match prepared()? {
             Ok(driver) => driver,
             Err(reason) => bail!("{reason}"),
         },
         _ => driver(false)?,
     };
-    let on_its_own = !args.action.iter().any(|word| word.to_string_lossy().starts_with("--kubeconfig"));
     driver.args(&args.action);
     if action == "test" && on_its_own {
         driver.args(product()?);
@@ -46,15 +47,23 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Runs the cluster lane: its output, passed on as well, and its verdict; or the reason why this machine cannot.
+/// Runs the cluster lane: its output, passed on as well, and its verdict; or the reason why this machine cannot. Where no cluster can be
+/// made, the one of `KUBECONFIG` is used.
 pub fn for_tests() -> Result<Result<(String, bool), String>> {
-    Ok(match prepared()? {
-        Ok(mut driver) => {
+    let driver = match (prepared()?, std::env::var_os("KUBECONFIG")) {
+        (Ok(mut driver), _) => {
             driver.arg("test").args(product()?);
-            Ok(teed(driver)?)
+            driver
         }
-        Err(reason) => Err(reason),
-    })
+        (Err(reason), Some(kubeconfig)) => {
+            eprintln!("{reason}: using the cluster of KUBECONFIG");
+            let mut driver = driver(true)?;
+            driver.args(["test", "--kubeconfig"]).arg(kubeconfig);
+            driver
+        }
+        (Err(reason), None) => return Ok(Err(reason)),
+    };
+    Ok(Ok(teed(driver)?))
 }
 
 /// The product's images, quickly built, as the driver wants to be told of them.

@@ -26,6 +26,7 @@ fn pod(name: &str, node: &str) -> String {
 /// The chapter.
 pub fn tell(product: &Product<'_>, report: &mut Report) {
     report.chapter("The product is removed, pods go on");
+    report.check("L0", "a copy is kept before all goes", copied(product));
     report.check("L1", "helm uninstall leaves nothing of ours in the cluster", uninstalled(product));
     report.check("L2", "pods go on", go_on(product));
     report.check("L3", "a pod can be deleted without agent and API of ours", deleted(product));
@@ -59,6 +60,14 @@ fn ready(took: Duration) -> Verdict {
     Verdict::new(true, "ready", format!("ready after {}", seconds(took)))
 }
 
+fn copied(product: &Product<'_>) -> Result<Verdict> {
+    product.play(product.guides.uninstall.script("What goes and what stays", 0)?)?;
+    let names = product.play("grep -h '^    name: ' spiderpool.yaml spidermultusconfigs.yaml")?;
+    let names: Vec<&str> = names.lines().map(|line| line.trim().trim_start_matches("name: ")).collect();
+    let whole = ["rack", "default", "macvlan-eth1"];
+    Ok(Verdict::new(whole.iter().all(|name| names.contains(name)), whole.join(", "), names.join(", ")))
+}
+
 fn uninstalled(product: &Product<'_>) -> Result<Verdict> {
     let access = product.access;
     access.kubectl("delete daemonset/first service/first --wait")?;
@@ -71,7 +80,7 @@ fn uninstalled(product: &Product<'_>) -> Result<Verdict> {
 }
 
 /// Looks again while pods of the release end.
-fn in_the_end(took: Duration, look: impl Fn() -> Result<Vec<String>>) -> Result<Verdict> {
+pub fn in_the_end(took: Duration, look: impl Fn() -> Result<Vec<String>>) -> Result<Verdict> {
     let started = Instant::now();
     loop {
         let left = look()?;
@@ -172,11 +181,14 @@ fn upgraded(product: &Product<'_>) -> Result<Verdict> {
 
 /// Removes the release with everything on the nodes.
 pub fn uninstalled_with_files(product: &Product<'_>) -> Result<Verdict> {
-    let values = ["--set", "plugins.uninstall=true", "--set", "multus.multusCNI.uninstall=true"];
-    product.upgrade(&product.chart(), &values)?;
+    let script = product.guides.uninstall.script("Files on the nodes as well", 0)?;
+    let (upgrade, uninstall) = script.split_at(script.find("helm uninstall").context("no helm uninstall")?);
+    product.release(upgrade, &product.chart(), &[])?;
     product.rolled_out()?;
     product.access.kubectl("delete pods --all -n default --wait --timeout=60s")?;
-    let took = product.uninstall()?;
+    let took = product.remove(uninstall)?;
+    // What the guide names for a Secret of cert-manager does no harm without it.
+    product.play(product.guides.uninstall.script("What goes and what stays", 1)?)?;
     in_the_end(took, || {
         let mut left = left(product.access)?;
         for node in &product.access.cluster()?.options().nodes {

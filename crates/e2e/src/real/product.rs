@@ -1,4 +1,5 @@
 //! The product on the cluster: installed, used, disturbed, upgraded and removed as an operator would, with `helm` and `kubectl` alone.
+//! Installation, upgrade and removal are the commands of `docs/` ([`Page`]), with what only this cluster needs added.
 //!
 //! Pods get macvlan interfaces on the second network (`eth1` of the nodes), which every kernel has.
 
@@ -8,22 +9,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::world::Output;
 
-use super::{Access, addresses, install, leaving, multus, trouble, upgrade, upheaval, workloads};
+use super::guide::Page;
+use super::{Access, addresses, by_hand, install, leaving, multus, trouble, upgrade, upheaval, workloads};
 use crate::report::{Report, Verdict};
 
 /// The release's namespace.
 pub const NAMESPACE: &str = "kube-system";
-/// What is changed at every installation, beside the choice of who plays Multus.
-const VALUES: [&str; 8] = [
-    "--set",
-    "ipam.enableStatefulSet=false",
-    "--set",
-    "multus.multusCNI.defaultCniCRName=macvlan-eth1",
-    "--set",
-    "plugins.installCNI=true",
-    "--set",
-    "coordinator.podCIDRType=cluster",
-];
+/// What this cluster needs beside the values of the guide, and beside the choice of who plays Multus.
+const VALUES: [&str; 4] = ["--set", "plugins.installCNI=true", "--set", "coordinator.podCIDRType=cluster"];
+/// What the commands of the guides say of chart and namespace, and of a release alone.
+const CHART: &str = "charts/spiderpool --namespace kube-system";
+const RELEASE: &str = "spiderpool --namespace kube-system";
+/// Where the guides' commands run: beside the chart, in the memory of the cluster's first machine.
+const FOLDER: &str = "/run/operator";
 /// The network and its addresses. The installation has made an empty network of that name.
 pub const NETWORK: &str = "
 apiVersion: spiderpool.spidernet.io/v2beta1
@@ -51,6 +49,26 @@ pub struct Product<'a> {
     pub repository: PathBuf,
     /// For files that last as long as the lane.
     pub scratch: PathBuf,
+    /// The guides.
+    pub guides: Guides,
+}
+
+/// The guides whose commands the lane runs.
+pub struct Guides {
+    /// `docs/install.md`
+    pub install: Page,
+    /// `docs/upgrade.md`
+    pub upgrade: Page,
+    /// `docs/uninstall.md`
+    pub uninstall: Page,
+}
+
+impl Guides {
+    /// Those of the repository.
+    pub fn read(repository: &Path) -> Result<Self> {
+        let page = |name: &str| Page::read(repository, name);
+        Ok(Self { install: page("install.md")?, upgrade: page("upgrade.md")?, uninstall: page("uninstall.md")? })
+    }
 }
 
 /// The whole story of the product.
@@ -62,6 +80,7 @@ pub fn tell(product: &Product<'_>, report: &mut Report) {
     upgrade::tell(product, report);
     leaving::tell(product, report);
     multus::tell(product, report);
+    by_hand::tell(product, report);
 }
 
 impl Product<'_> {
@@ -72,35 +91,59 @@ impl Product<'_> {
 
     /// Runs helm, which may fail. Its own files stay in the cluster.
     pub fn helm(&self, words: &[&str]) -> Result<Output> {
-        let homes = ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"].map(|home| format!("{home}=/run/helm"));
-        let begin = std::iter::once("env").chain(homes.iter().map(String::as_str)).chain(["helm"]);
-        self.access.outcome(&begin.chain(words.iter().copied()).collect::<Vec<_>>())
+        self.access.outcome(
+            &helm_at_home().iter().map(String::as_str).chain(["helm"]).chain(words.iter().copied()).collect::<Vec<_>>(),
+        )
     }
 
-    /// `helm install spiderpool CHART ... --wait` with further words; returns how long it took.
+    /// Runs a script of a guide, in a folder beside the chart; it ends with the first command that fails.
+    pub fn play(&self, script: &str) -> Result<String> {
+        let folder = format!(
+            "mkdir -p {FOLDER} && cd {FOLDER} && ln -sfn {}/charts charts && eval \"$0\"",
+            self.repository.display()
+        );
+        let begin = helm_at_home();
+        let words = begin.iter().map(String::as_str).chain(["sh", "-euc", &folder, script]).collect::<Vec<_>>();
+        self.access.outcome(&words)?.expect_success()
+    }
+
+    /// Writes a file into the folder of [`Product::play`].
+    pub fn write(&self, name: &str, content: &str) -> Result<()> {
+        self.play(&format!("printf %s '{content}' > {name}")).map(drop)
+    }
+
+    /// The guide's `helm install` with further words, waited for; returns how long it took.
     pub fn install(&self, chart: &Path, further: &[&str]) -> Result<Duration> {
-        self.release("install", chart, &[&VALUES, further].concat())
+        self.release(self.guides.install.script("Elsewhere", 0)?, chart, &[&VALUES, further].concat())
     }
 
-    /// `helm upgrade spiderpool CHART --reset-then-reuse-values ... --wait` with further words; returns how long it took.
+    /// The guide's `helm upgrade` with further words, waited for; returns how long it took.
     pub fn upgrade(&self, chart: &Path, further: &[&str]) -> Result<Duration> {
-        self.release("upgrade", chart, &[&["--reset-then-reuse-values"], further].concat())
+        self.release(self.guides.upgrade.script("Upgrade", 0)?, chart, further)
     }
 
-    fn release(&self, what: &str, chart: &Path, further: &[&str]) -> Result<Duration> {
+    /// A script whose first command is about the chart: with this one, and with further words for it.
+    pub fn release(&self, script: &str, chart: &Path, further: &[&str]) -> Result<Duration> {
         let started = Instant::now();
-        let chart = chart.display().to_string();
-        let begin = [what, "spiderpool", &chart, "--namespace", NAMESPACE, "--wait", "--timeout=150s"];
-        let outcome = self.helm(&[&begin, further].concat())?.expect_success();
-        outcome.map_err(|error| error.context(self.pods_of_release()))?;
+        ensure!(script.contains(CHART), "the guide's command is not about `{CHART}`: {script}");
+        let further: String = further.iter().map(|word| format!(" '{word}'")).collect();
+        let mine = format!("{} --namespace {NAMESPACE} --wait --timeout=150s{further}", chart.display());
+        self.play(&script.replacen(CHART, &mine, 1)).map_err(|error| error.context(self.pods_of_release()))?;
         Ok(started.elapsed())
     }
 
-    /// `helm uninstall spiderpool`; returns how long it took.
+    /// The guide's `helm uninstall`, waited for; returns how long it took.
     pub fn uninstall(&self) -> Result<Duration> {
+        self.remove(self.guides.uninstall.script("Uninstall", 0)?)
+    }
+
+    /// A script that ends the release, waited for.
+    pub fn remove(&self, script: &str) -> Result<Duration> {
         let started = Instant::now();
-        self.helm(&["uninstall", "spiderpool", "--namespace", NAMESPACE, "--wait", "--timeout=150s"])?
-            .expect_success()?;
+        let first = format!("helm uninstall {RELEASE}");
+        ensure!(script.contains(&first), "the guide's command is not `{first}`: {script}");
+        self.play(&script.replacen(&first, &format!("{first} --wait --timeout=150s"), 1))
+            .map_err(|error| error.context(self.pods_of_release()))?;
         Ok(started.elapsed())
     }
 
@@ -159,6 +202,12 @@ impl Product<'_> {
         let name = alive.and_then(|pod| pod["metadata"]["name"].as_str());
         Ok(name.with_context(|| format!("no agent on {node}"))?.to_owned())
     }
+}
+
+/// The beginning of a command for which helm keeps its files in memory.
+fn helm_at_home() -> Vec<String> {
+    let homes = ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"].map(|home| format!("{home}=/run/helm"));
+    std::iter::once("env".to_owned()).chain(homes).collect()
 }
 
 /// Pings from a pod; the verdict's text for one that answers.

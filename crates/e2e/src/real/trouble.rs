@@ -55,6 +55,8 @@ pub fn tell(product: &Product<'_>, report: &mut Report) {
     let outcome = expired(product).and_then(|pair| certificate(product, Some(pair)));
     report.check("T6", "the webhook's certificate has expired", outcome);
     report.check("T7", "a role binding is missing: the agents say so, and go on once it is back", permission(product));
+    let what = "the same for the controller";
+    report.check("T7b", what, permission_of_controller(product));
     report.check("T8", "a kind is missing: the agents say so, helm upgrade brings it, and they go on", kind(product));
     report.check("T9", "API, kernel, pods and pools agree", product.agreement());
 }
@@ -173,6 +175,24 @@ fn permission(product: &Product<'_>) -> Result<Verdict> {
     access.apply(&manifest)?;
     let said = said?;
     product.roll_out("daemonset/spiderpool-agent")?;
+    Ok(Verdict::new(said.contains("a permission is missing"), "what it may not, and what to do; then ready", said))
+}
+
+fn permission_of_controller(product: &Product<'_>) -> Result<Verdict> {
+    let access = product.access;
+    let name = "clusterrolebinding/spiderpool-controller";
+    let manifest = access.kubectl(&format!("get {name} -o yaml"))?;
+    access.kubectl(&format!("delete {name}"))?;
+    let selector = "-l app.kubernetes.io/component=spiderpool-controller";
+    access.kubectl(&format!("-n {NAMESPACE} delete pod {selector} --wait"))?;
+    let said = access.until("the controller's words", Duration::from_secs(40), || {
+        let log = access.kubectl(&format!("-n {NAMESPACE} logs {selector} --tail=200"))?;
+        Ok(log.lines().find(|line| line.contains("is forbidden: User")).map(str::to_owned))
+    });
+    // Whatever it said: the cluster is to be whole again.
+    access.apply(&manifest)?;
+    let said = said?;
+    product.roll_out("deployment/spiderpool-controller")?;
     Ok(Verdict::new(said.contains("a permission is missing"), "what it may not, and what to do; then ready", said))
 }
 

@@ -137,8 +137,9 @@ impl Story<'_, World> {
         let (ready, fifth, message) = waiting.await?;
         self.report.shell(&format!("kubectl describe pod {} # last event", fifth.name), &message);
         // An agent looks at pools that may concern its node: those bound to it and those bound to no single one.
-        let pools = ["worker-172", "worker-192"];
-        let missing: Vec<&str> = pools.into_iter().filter(|pool| !message.contains(pool)).collect();
+        let reasons =
+            ["pool worker-172: all its 5 IP addresses are in use", "pool worker-192: unmatched multus name: NIC eth0"];
+        let missing: Vec<&str> = reasons.into_iter().filter(|reason| !message.contains(reason)).collect();
         let victim = &ready[0];
         self.cluster.delete_pods(std::slice::from_ref(&victim.name)).await?;
         let started = until(PATIENCE, &format!("{} to start", fifth.name), async || {
@@ -148,11 +149,11 @@ impl Story<'_, World> {
         let address: IpAddr = started.address(true)?;
         let seen = if missing.is_empty() {
             format!(
-                "4 run; {} waited, its event names every pool of the node; after {} went it got {address}",
+                "4 run; {} waited, its event says why each pool of the node does not serve; after {} went it got {address}",
                 fifth.name, victim.name
             )
         } else {
-            format!("the event does not name {}: {message}", missing.join(", "))
+            format!("the event does not say \"{}\": {message}", missing.join("\", \""))
         };
         Ok(Verdict::new(
             missing.is_empty(),

@@ -1,0 +1,149 @@
+//! The rest of the guides' commands: two controllers, another Multus, another certificate, the way back, a chart that is rendered and
+//! applied, and a removal by hand.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+use super::install;
+use super::leaving::{self, left};
+use super::product::{NAMESPACE, NETWORK, Product, seconds};
+use super::workloads::workload;
+use crate::report::{Report, Verdict};
+
+const CONTROLLERS: &str = "-l app.kubernetes.io/component=spiderpool-controller";
+const LEASE: &str = "lease/spiderpool-controller-leases";
+
+/// The chapter.
+pub fn tell(product: &Product<'_>, report: &mut Report) {
+    report.chapter("Two controllers, and what operators do by hand");
+    report.check("H1", "helm install with two controllers", installed(product));
+    report.check("H2", "the network is declared", install::network(product.access));
+    report.check("H3", "the leader goes: the other leads, and admission answers all the time", leader_goes(product));
+    report.check("H4", "helm upgrade changes who plays Multus; pods start", other_multus(product));
+    report.check("H5", "helm upgrade to a certificate of the operator's", provided(product));
+    report.check("H6", "helm rollback", rolled_back(product));
+    report.check("H7", "the chart rendered and applied, without hooks", applied(product));
+    report.check("H8", "API, kernel, pods and pools agree", product.agreement());
+    report.check("H9", "removed by hand, without controller and hooks: nothing is left", removed(product));
+}
+
+fn installed(product: &Product<'_>) -> Result<Verdict> {
+    ensure!(left(product.access)?.is_empty(), "something of the last installation is left");
+    let values = ["--set", "multus.implementation=multinet", "--set", "spiderpoolController.replicas=2"];
+    let took = product.install(&product.chart(), &values)?;
+    let pods = product.access.list(&format!("pods -n {NAMESPACE} {CONTROLLERS}"))?;
+    let nodes: Vec<&str> = pods.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str()).collect();
+    let seen = format!("controllers on {}; ready after {}", nodes.join(", "), seconds(took));
+    Ok(Verdict::new(nodes.len() == 2, "two controllers", seen))
+}
+
+/// A pool that admission must refuse; the error says by what.
+fn refusal(product: &Product<'_>) -> Result<String> {
+    let pool = NETWORK.rsplit("---").next().unwrap_or_default();
+    let wrong = pool.replace("name: rack", "name: wrong").replace("gateway: 10.50.0.1", "gateway: 10.50.0.256");
+    Ok(format!("{:#}", product.access.apply(&wrong).err().context("a wrong pool was accepted")?))
+}
+
+fn leader(product: &Product<'_>) -> Result<String> {
+    product.access.words(&["kubectl", "-n", NAMESPACE, "get", LEASE, "-o", "jsonpath={.spec.holderIdentity}"])
+}
+
+fn leader_goes(product: &Product<'_>) -> Result<Verdict> {
+    let access = product.access;
+    let before = leader(product)?;
+    let pods = access.list(&format!("pods -n {NAMESPACE} {CONTROLLERS}"))?;
+    let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+    let name = names.into_iter().find(|name| before.contains(*name)).context("the leader is none of the pods")?;
+    let started = Instant::now();
+    access.kubectl(&format!("-n {NAMESPACE} delete pod {name} --grace-period=0 --force"))?;
+    let mut refused = 0;
+    let after = access.until("another leader", Duration::from_secs(60), || {
+        ensure!(refusal(product)?.contains("spec.gateway"), "a wrong pool was refused by something else");
+        refused += 1;
+        let now = leader(product)?;
+        Ok((!now.is_empty() && now != before).then_some(now))
+    })?;
+    let took = started.elapsed();
+    product.roll_out("deployment/spiderpool-controller")?;
+    let seen = format!("{before} -> {after} after {}; {refused} wrong pools refused meanwhile", seconds(took));
+    Ok(Verdict::new(refused > 0, "another leader; wrong pools refused by spec.gateway", seen))
+}
+
+fn other_multus(product: &Product<'_>) -> Result<Verdict> {
+    product.access.apply(&workload("Deployment", "pair", 2))?;
+    product.wait_for("deployment/pair")?;
+    product.upgrade(&product.chart(), &["--set", "multus.implementation=multus"])?;
+    product.rolled_out()?;
+    product.access.kubectl("scale deployment/pair --replicas=6")?;
+    product.wait_for("deployment/pair")?;
+    product.agreement()
+}
+
+/// Certificate, key and authority in PEM, as an operator has them.
+fn certificate() -> Result<[String; 3]> {
+    let mut authority = CertificateParams::new(Vec::<String>::new()).context("no authority")?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().context("cannot make a key")?;
+    let ca = authority.self_signed(&ca_key).context("cannot make an authority")?;
+    let issuer = Issuer::new(authority, ca_key);
+    let name = format!("spiderpool-controller.{NAMESPACE}.svc");
+    let key = KeyPair::generate().context("cannot make a key")?;
+    let params = CertificateParams::new(vec![name]).context("no certificate for that name")?;
+    let made = params.signed_by(&key, &issuer).context("cannot make a certificate")?;
+    Ok([made.pem(), key.serialize_pem(), ca.pem()])
+}
+
+fn provided(product: &Product<'_>) -> Result<Verdict> {
+    let files = certificate()?;
+    for (name, content) in ["tls.crt", "tls.key", "ca.crt"].iter().zip(&files) {
+        product.write(name, content)?;
+    }
+    product.release(product.guides.upgrade.script("Certificates", 0)?, &product.chart(), &[])?;
+    let used = product
+        .play("kubectl -n kube-system get secret spiderpool-webhook -o jsonpath='{.data.ca\\.crt}' | base64 -d")?;
+    ensure!(used.trim() == files[2].trim(), "the Secret has another authority than the operator's");
+    let refused = refusal(product)?;
+    let path = "jsonpath={.webhooks[0].clientConfig.caBundle}";
+    let name =
+        product.access.kubectl("get validatingwebhookconfigurations -o name -l app.kubernetes.io/name=spiderpool")?;
+    let bundle = product.access.words(&["kubectl", "get", name.trim(), "-o", path])?;
+    let stored = product.play("base64 -w0 < ca.crt")?;
+    Ok(Verdict::new(
+        refused.contains("spec.gateway") && bundle.trim() == stored.trim(),
+        "a wrong pool refused by its field, the operator's authority in the webhooks",
+        format!("authority is the operator's: {}; {refused}", bundle.trim() == stored.trim()),
+    ))
+}
+
+fn rolled_back(product: &Product<'_>) -> Result<Verdict> {
+    product.play(product.guides.upgrade.script("Back", 0)?)?;
+    product.rolled_out()?;
+    let refused = product.access.until("admission", Duration::from_secs(60), || {
+        Ok(Some(refusal(product)?).filter(|refused| refused.contains("spec.gateway")))
+    })?;
+    let method = product.helm(&["get", "values", "spiderpool", "-n", NAMESPACE, "-o", "json"])?.expect_success()?;
+    Ok(Verdict::new(!method.contains("provided"), "the values of before, a wrong pool refused by its field", refused))
+}
+
+/// As a tool does that renders and applies: with the values of the release in a file.
+fn applied(product: &Product<'_>) -> Result<Verdict> {
+    product.play("helm get values spiderpool --namespace kube-system -o yaml > values.yaml")?;
+    let printed = product.play(product.guides.upgrade.script("Without hooks", 0)?)?;
+    product.rolled_out()?;
+    let objects = printed.lines().filter(|line| line.ends_with("configured") || line.ends_with("unchanged")).count();
+    let refused = refusal(product)?;
+    Ok(Verdict::new(
+        objects > 15 && refused.contains("spec.gateway"),
+        "objects applied, a wrong pool refused by its field",
+        format!("{objects} objects; {refused}"),
+    ))
+}
+
+fn removed(product: &Product<'_>) -> Result<Verdict> {
+    product.access.kubectl("delete pods,deployments --all -n default --wait --timeout=60s")?;
+    let took = product.remove(product.guides.uninstall.script("If it hangs", 1)?)?;
+    product.play(product.guides.uninstall.script("If it hangs", 2)?)?;
+    leaving::in_the_end(took, || left(product.access))
+}
