@@ -4,7 +4,7 @@ use axum::http::Method;
 use k8s_api::SpiderIPPool;
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -22,7 +22,7 @@ async fn a_pod_that_no_watch_shows_but_the_api_does_keeps_its_address() {
     cluster.claim("10.9.0.11", "alive", &pod, "node-a").await;
     cluster.endpoint("alive", &pod, ("Pod", "alive"), "10.9.0.11", "node-a").await;
     cluster.claim("10.9.0.12", "gone", "uid-gone", "node-a").await;
-    cluster.hide("alive");
+    cluster.spy.hide("alive");
     let collector = cluster.collect(settings());
     cluster.freed("10.9.0.12").await;
     cluster.looked_at("alive").await;
@@ -40,18 +40,18 @@ async fn while_the_api_does_not_answer_nothing_is_released_and_nothing_is_forgot
     for (method, part) in
         [(Method::GET, "/pods/gone"), (Method::GET, "/nodes/node-a"), (Method::GET, "/spiderendpoints/")]
     {
-        *cluster.spy.failing.lock().unwrap() = Some((method, part));
+        cluster.spy.fail(method, part, 503);
         let collector = cluster.collect(settings());
         cluster.looked_at("gone").await;
         assert_eq!(cluster.claims().await, ["10.9.0.11", "10.9.0.12"], "without {part}");
         assert_eq!((collector.metrics.released.get(), collector.metrics.failed.get()), (0, 0), "nothing was tried");
         collector.end().await;
     }
-    *cluster.spy.failing.lock().unwrap() = Some((Method::DELETE, "/spiderips/"));
+    cluster.spy.fail(Method::DELETE, "/spiderips/", 503);
     let collector = cluster.collect(settings());
     eventually("failures counted", async || (collector.metrics.failed.get() >= 2).then_some(())).await;
     assert_eq!(cluster.claims().await, ["10.9.0.11", "10.9.0.12"]);
-    *cluster.spy.failing.lock().unwrap() = None;
+    cluster.spy.recover();
     cluster.freed("10.9.0.11").await;
     cluster.freed("10.9.0.12").await;
     collector.end().await;
@@ -63,7 +63,11 @@ async fn an_address_that_is_anothers_by_the_time_of_its_release_stays() {
     cluster.node("node-b", true).await;
     let pod = uid(&cluster.pod("heir", "node-b", json!({})).await);
     cluster.claim("10.9.0.11", "gone", "uid-gone", "node-a").await;
-    *cluster.spy.swap.lock().unwrap() = Some(claim("10.9.0.11", pod_holder("heir", &pod, "node-b")));
+    let (ips, heirs) = (cluster.ips(), claim("10.9.0.11", pod_holder("heir", &pod, "node-b")));
+    cluster.spy.before(Method::DELETE, "/spiderips/", async move {
+        ips.delete("10.9.0.11", &DeleteParams::default()).await.unwrap();
+        ips.create(&PostParams::default(), &heirs).await.unwrap();
+    });
     let collector = cluster.collect(settings());
     eventually("a release was tried", async || (collector.metrics.released.get() > 0).then_some(())).await;
     // A later suspect that goes shows that the collector has gone on.
@@ -86,11 +90,11 @@ async fn an_address_of_a_pool_that_upstream_allocates_from_is_released_there_too
     let status = Patch::Merge(json!({"status": {"allocatedIPs": records}}));
     pools.patch_status("p", &PatchParams::default(), &status).await.unwrap();
     cluster.claim("10.9.0.11", "gone", "uid-gone", "node-a").await;
-    *cluster.spy.failing.lock().unwrap() = Some((Method::PATCH, "/spiderippools/p/status"));
+    cluster.spy.fail(Method::PATCH, "/spiderippools/p/status", 503);
     let collector = cluster.collect(settings());
     eventually("failures counted", async || (collector.metrics.failed.get() >= 2).then_some(())).await;
     assert!(cluster.is_claimed("10.9.0.11").await, "not before upstream's record is gone");
-    *cluster.spy.failing.lock().unwrap() = None;
+    cluster.spy.recover();
     cluster.freed("10.9.0.11").await;
     let left = pools.get("p").await.unwrap().status.unwrap().allocated_ips.unwrap();
     assert!(!left.contains("10.9.0.11") && left.contains("10.9.0.12"), "{left}");

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // every test file uses a part
 
+pub mod spy;
+
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
