@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::{
     collector::Shared,
     decide::{Reason, Verdict},
-    facts::{ClaimFacts, EndpointFacts, Fixed, HolderFact, Kind, NodeFact},
+    facts::{ClaimFacts, EndpointFacts, Fixed, HolderFact, Kind, NodeFact, PodFact},
     index::{Sight, UNOWNED},
     live::{self, Features},
     queue::{Outcome, Subject},
@@ -130,6 +130,11 @@ impl Look<'_> {
         kind: Kind,
     ) -> Result<ClaimFacts, Error> {
         let now = Instant::now();
+        let starts = matches!(
+            holder,
+            HolderFact::Pod { pod: Some(PodFact::Successor { has_ips: false, .. }), fixed: Some(Fixed::Valid) }
+        );
+        let heritable = starts && self.is_open(&ip.spec.pool).await?;
         let fact = match self.nodes.get(node) {
             Some(fact) => *fact,
             None => {
@@ -146,6 +151,7 @@ impl Look<'_> {
             seen: self.sight.seen(uid, kind, now),
             node: Some(fact),
             missing: self.sight.missing(node, now),
+            heritable,
         })
     }
 
@@ -232,11 +238,16 @@ impl Look<'_> {
     async fn leave_upstream(&self, ip: &SpiderIP) -> Result<(), Error> {
         let (name, client) = (&ip.spec.pool, &self.shared.client);
         let (Some(holder), Some(address)) = (ip.spec.holder.pod(), ip.address()) else { return Ok(()) };
-        if self.pool(name).await?.is_none_or(|pool| pool.is_view()) {
+        if !self.is_open(name).await? {
             return Ok(());
         }
         let left = Listed::new(client.clone()).leave(name, address, &holder.uid).await;
         left.map_err(failed(format!("take {address} out of status.allocatedIPs of SpiderIPPool {name}")))
+    }
+
+    /// Whether agents of upstream may still allocate from the pool.
+    async fn is_open(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.pool(name).await?.is_some_and(|pool| !pool.is_view()))
     }
 
     async fn pool(&self, name: &str) -> Result<Option<SpiderIPPool>, Error> {
