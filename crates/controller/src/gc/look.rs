@@ -201,16 +201,12 @@ impl Look<'_> {
         self.again = Some(self.again.map_or(wait, |again| again.min(wait)));
     }
 
-    /// Deletes this very claim in the version it was judged in; `false` if somebody has changed it.
+    /// Deletes this very claim in the version it was judged in; `false` if somebody has changed it: then it stays booked with upstream too.
     async fn release(&self, ip: &SpiderIP, reason: &Reason, pod: Option<&Pod>) -> Result<bool, Error> {
         let (name, metrics) = (ip.name_any(), &self.shared.metrics);
         let judged = Preconditions { uid: ip.uid(), resource_version: ip.resource_version() };
         let params = DeleteParams { preconditions: Some(judged), ..DeleteParams::default() };
         metrics.released.inc();
-        if let Err(error) = self.leave_upstream(ip).await {
-            metrics.failed.inc();
-            return Err(error);
-        }
         match bounded(Api::<SpiderIP>::all(self.shared.client.clone()).delete(&name, &params)).await {
             Ok(_) => {}
             Err(Failure::NotFound) => return Ok(true),
@@ -220,6 +216,7 @@ impl Look<'_> {
                 return Err(Error { step: format!("delete SpiderIP {name}"), source });
             }
         }
+        let left = self.leave_upstream(ip).await;
         let holder = ip.spec.holder.pod();
         tracing::info!(
             address = ip.spec.address,
@@ -231,10 +228,14 @@ impl Look<'_> {
             "address released"
         );
         self.shared.report.released(&self.shared.events, ip, pod, reason).await;
-        Ok(true)
+        if left.is_err() {
+            metrics.failed.inc();
+        }
+        left.map(|()| true)
     }
 
-    /// While agents of upstream may allocate from the pool, the booking that they see goes first (see [`store::upstream`]).
+    /// While agents of upstream may allocate from the pool, the booking that they see goes after the claim (see [`store::upstream`]). One that
+    /// cannot be removed is left to the import.
     async fn leave_upstream(&self, ip: &SpiderIP) -> Result<(), Error> {
         let (name, client) = (&ip.spec.pool, &self.shared.client);
         let (Some(holder), Some(address)) = (ip.spec.holder.pod(), ip.address()) else { return Ok(()) };

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // every test file uses a part
 
+pub mod keeper;
 pub mod spy;
 
 use std::{
