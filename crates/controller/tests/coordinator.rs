@@ -4,18 +4,21 @@
 
 mod world;
 
+use axum::http::Method;
+use futures::StreamExt as _;
 use k8s_api::{SpiderCoordinator, SpiderCoordinatorStatus};
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Pod},
+    api::core::v1::{ConfigMap, Event, Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, PostParams},
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams},
     core::GroupVersionKind,
+    runtime::{WatchStreamExt as _, watcher},
 };
 use serde_json::{Value, json};
-use world::{World, create, create_in, event, eventually, merge};
+use world::{World, api_server, create, create_in, event, eventually, merge, spy::Spy};
 
 /// The type of the default object.
 fn of_type(kind: &str) -> (&str, &str) {
@@ -270,5 +273,125 @@ async fn a_directory_that_cannot_be_read_is_named_and_looked_at_again() {
     not_ready(&world.client, "cannot read CNI configuration directory").await;
     std::fs::remove_file(&path).unwrap();
     synced(&world.client, &[], &SERVICES).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cidrs_that_are_known_are_kept_while_their_source_cannot_be_read() {
+    const READ: &str = "GET /api/v1/namespaces/kube-system/configmaps/kubeadm-config";
+    let (_, server) = api_server().await;
+    let (client, spy) = Spy::on(&server);
+    let refuse = |code| spy.fail(Method::GET, "/configmaps/kubeadm-config", code);
+    of_kubeadm(&client, "10.244.0.0/16").await;
+    let world = World::on(client.clone(), server, world::BOTH, &[of_type("cluster")]).await;
+    synced(&client, &["10.244.0.0/16"], &SERVICES).await;
+    let api = Api::<SpiderCoordinator>::all(client.clone());
+    let known = api.get("default").await.unwrap().status;
+    let looks_again = async |why: &str| {
+        let before = spy.count(READ);
+        merge(&api, "default", json!({"metadata": {"labels": {"touched": why}}})).await;
+        eventually("another look", || async { (spy.count(READ) > before).then_some(()) }).await;
+    };
+    for code in [403, 500, 503] {
+        refuse(code);
+        looks_again(&format!("{code}-first")).await;
+        // By then the first look has come to its decision.
+        looks_again(&format!("{code}-second")).await;
+        assert_eq!(api.get("default").await.unwrap().status, known, "{code}");
+    }
+
+    // What has changed meanwhile is seen when it can be.
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), "kube-system");
+    merge(&maps, "kubeadm-config", kubeadm("10.99.0.0/16")).await;
+    spy.recover();
+    synced(&client, &["10.99.0.0/16"], &SERVICES).await;
+
+    // Really gone: nobody is to go by it any more. What cannot be read then is said.
+    maps.delete("kubeadm-config", &DeleteParams::default()).await.unwrap();
+    coordinator_with(&client, "without CIDRs", |status| {
+        let none = Some(Vec::new());
+        status.phase == "NotReady" && status.overlay_pod_cidr == none && status.service_cidr == none
+    })
+    .await;
+    refuse(403);
+    not_ready(&client, "cannot read ConfigMap kube-system/kubeadm-config").await;
+    world.end().await;
+}
+
+/// Waits for the Event of a change of type.
+async fn changed_type(client: &Client, words: &str) {
+    let api = Api::<Event>::namespaced(client.clone(), "default");
+    eventually(&format!("Event {words}"), || async {
+        let events = api.list(&ListParams::default()).await.unwrap().items;
+        events.iter().any(|event| event.message.as_deref().is_some_and(|text| text.contains(words))).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cidrs_that_are_known_are_kept_while_the_cni_configuration_cannot_be_read() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("cni");
+    std::fs::write(&path, "no directory").unwrap();
+    let dir = ("SPIDERPOOL_CNI_CONFIG_DIR", path.to_str().unwrap());
+    let world = World::with(world::BOTH, &[of_type("cluster"), dir]).await;
+    let client = &world.client;
+    of_kubeadm(client, "10.244.0.0/16").await;
+    synced(client, &["10.244.0.0/16"], &SERVICES).await;
+
+    // Every phase from now on.
+    let api = Api::<SpiderCoordinator>::all(client.clone());
+    let watch = watcher(api.clone(), watcher::Config::default()).applied_objects();
+    let phases = watch.filter_map(async |found| {
+        let found = found.unwrap();
+        let status = found.status?;
+        Some((found.spec.pod_cidr_type.unwrap().as_str(), status.phase, status.overlay_pod_cidr.unwrap_or_default()))
+    });
+    let mut phases = std::pin::pin!(phases);
+    let now = phases.next().await.unwrap();
+    let change = async {
+        merge(&api, "default", json!({"spec": {"podCIDRType": "auto"}})).await;
+        changed_type(client, "from cluster to auto").await;
+        // Another type needs no directory. When it is looked at the look at the former one has ended.
+        merge(&api, "default", json!({"spec": {"podCIDRType": "none"}})).await;
+        synced(client, &[], &SERVICES).await;
+    };
+    let last = |(kind, _, overlay): &(&str, String, Vec<String>)| *kind == "none" && overlay.is_empty();
+    let watched = async {
+        let mut seen = vec![now];
+        while let Some(phase) = phases.next().await {
+            let ends = last(&phase);
+            seen.push(phase);
+            if ends {
+                break;
+            }
+        }
+        seen
+    };
+    let ((), seen) = tokio::join!(change, watched);
+    assert!(seen.iter().any(|(kind, ..)| *kind == "auto"), "{seen:?}");
+    assert!(seen.iter().all(|(_, phase, _)| phase == "Synced"), "{seen:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_coordinator_that_somebody_deletes_is_made_again() {
+    // No resync comes to its help.
+    let never = ("SPIDERPOOL_COORDINATOR_INFORMER_RESYNC_PERIOD", "0");
+    let world = World::with(world::BOTH, &[of_type("cluster"), never]).await;
+    let client = &world.client;
+    of_kubeadm(client, "10.244.0.0/16").await;
+    synced(client, &["10.244.0.0/16"], &SERVICES).await;
+    let api = Api::<SpiderCoordinator>::all(client.clone());
+    for _ in 0..2 {
+        let before = api.get("default").await.unwrap().uid();
+        api.delete("default", &DeleteParams::default()).await.unwrap();
+        eventually("another one", || async {
+            let found = api.get_opt("default").await.unwrap()?;
+            (found.uid() != before).then_some(())
+        })
+        .await;
+        synced(client, &["10.244.0.0/16"], &SERVICES).await;
+    }
     world.end().await;
 }

@@ -41,15 +41,20 @@ pub enum ConnectError {
 
 /// A client from `KUBECONFIG`, `~/.kube/config` or the service account, in this order. Nothing is sent yet.
 pub async fn connect() -> Result<Client, ConnectError> {
-    let mut config = match std::env::var("KUBECONFIG").ok().filter(|path| !path.is_empty()) {
+    let config = match std::env::var("KUBECONFIG").ok().filter(|path| !path.is_empty()) {
         // Inferring would fall back silently to another cluster if the file is broken.
         Some(path) => Config::from_kubeconfig(&KubeConfigOptions::default())
             .await
             .map_err(|source| ConnectError::Kubeconfig { path, source })?,
         None => Config::infer().await?,
     };
+    connect_to(config, SILENCE_LIMIT)
+}
+
+/// A client of this API server. A connection on which an answer is awaited may be silent for as long as `silence`. Nothing is sent yet.
+pub fn connect_to(mut config: Config, silence: Duration) -> Result<Client, ConnectError> {
     config.connect_timeout = Some(CONNECT_LIMIT);
-    config.read_timeout = Some(SILENCE_LIMIT);
+    config.read_timeout = Some(silence);
     config.reset_reader_on_write = true;
     // Who asked knows what 429, 503 and 504 mean. A repetition below it would hide that the outcome is unknown, and pass the leader's fence.
     config.default_retry = false;

@@ -6,8 +6,11 @@
 //! 1. create the SpiderIP: no other agent of ours has the address;
 //! 2. [`Listed::enter`] it by the same compare-and-swap: no agent of upstream has it, or can get it from now on.
 //!
-//! An entry of somebody else found in step 2 wins, and the SpiderIP is given up. A release goes the other way: [`Listed::leave`], then
-//! the SpiderIP is deleted, so that an entry without SpiderIP is always upstream's.
+//! An entry of somebody else found in step 2 wins, and the SpiderIP is given up. An agent's release goes the other way: [`Listed::leave`],
+//! then the SpiderIP is deleted, so that an entry without SpiderIP is always upstream's. The collector judges claims of others, and may be
+//! refused because the claim has changed: it deletes the SpiderIP first, because a booking that is gone may be another pod's at once. What
+//! it leaves when it is interrupted is an entry of a pod that is gone: nobody gets the address, and the import drops it, or makes a
+//! claim of it that is collected in its turn.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;

@@ -154,7 +154,9 @@ async fn reconcile(coordinator: Arc<SpiderCoordinator>, context: Arc<Context>) -
     }
     note_type(&coordinator, &context).await;
     let outcome = find(&coordinator, &context).await;
-    if let (Err(error @ NotReady::Unreadable { .. }), true) = (&outcome, is_synced(&coordinator)) {
+    if let (Err(error @ (NotReady::Unreadable { .. } | NotReady::Directory { .. })), true) =
+        (&outcome, is_synced(&coordinator))
+    {
         // What was known is better than nothing: without it no pod starts.
         tracing::warn!(name, error = %Explained(error), "SpiderCoordinator status left as it is");
         return Ok(Action::requeue(RETRY));

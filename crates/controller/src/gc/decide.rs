@@ -14,7 +14,8 @@
 //! | pod Pending; Running or Unknown with podIPs | keep |
 //! | pod Running without podIPs | free if the switch for it is on, else keep |
 //! | pod Unknown without podIPs | by the node; keep if the node is gone (Kubernetes will delete the pod) |
-//! | pod gone, fixed address, owner valid, no successor with addresses | keep |
+//! | pod gone, fixed address, owner valid, no successor | keep |
+//! | the same, a successor without addresses | keep if it may be given this one, else as any pod that is gone: it may need the last address |
 //! | pod gone | free: at once if the node is gone or fenced, after the agent's time if it is ready; not ready: if the switch is on |
 //!
 //! *By the node*: gone or fenced: free; ready and not ready: if the switch for it is on, else keep.
@@ -129,7 +130,8 @@ impl Rules {
             PodFact::Present(_) if fixed == Fixed::Valid => Verdict::Keep(Reason::Fixed),
             PodFact::Present(state) => self.present(claim, state, node, now),
             PodFact::Successor { mirror: true, .. } => Verdict::Keep(Reason::StaticPod),
-            PodFact::Absent | PodFact::Successor { has_ips: false, .. } if fixed == Fixed::Valid => {
+            PodFact::Absent if fixed == Fixed::Valid => Verdict::Keep(Reason::Fixed),
+            PodFact::Successor { has_ips: false, .. } if fixed == Fixed::Valid && claim.heritable => {
                 Verdict::Keep(Reason::Fixed)
             }
             PodFact::Absent => self.gone(claim, node, Reason::PodGone),

@@ -61,6 +61,8 @@ pub struct ClaimFacts {
     pub node: Option<NodeFact>,
     /// How long the node has been missing.
     pub missing: Duration,
+    /// Whether the pod's successor may still be given this very address: agents of upstream do that, ours do not.
+    pub heritable: bool,
 }
 
 /// Who holds an address.

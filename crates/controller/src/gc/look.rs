@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::{
     collector::Shared,
     decide::{Reason, Verdict},
-    facts::{ClaimFacts, EndpointFacts, Fixed, HolderFact, Kind, NodeFact},
+    facts::{ClaimFacts, EndpointFacts, Fixed, HolderFact, Kind, NodeFact, PodFact},
     index::{Sight, UNOWNED},
     live::{self, Features},
     queue::{Outcome, Subject},
@@ -130,6 +130,11 @@ impl Look<'_> {
         kind: Kind,
     ) -> Result<ClaimFacts, Error> {
         let now = Instant::now();
+        let starts = matches!(
+            holder,
+            HolderFact::Pod { pod: Some(PodFact::Successor { has_ips: false, .. }), fixed: Some(Fixed::Valid) }
+        );
+        let heritable = starts && self.is_open(&ip.spec.pool).await?;
         let fact = match self.nodes.get(node) {
             Some(fact) => *fact,
             None => {
@@ -146,6 +151,7 @@ impl Look<'_> {
             seen: self.sight.seen(uid, kind, now),
             node: Some(fact),
             missing: self.sight.missing(node, now),
+            heritable,
         })
     }
 
@@ -195,16 +201,12 @@ impl Look<'_> {
         self.again = Some(self.again.map_or(wait, |again| again.min(wait)));
     }
 
-    /// Deletes this very claim in the version it was judged in; `false` if somebody has changed it.
+    /// Deletes this very claim in the version it was judged in; `false` if somebody has changed it: then it stays booked with upstream too.
     async fn release(&self, ip: &SpiderIP, reason: &Reason, pod: Option<&Pod>) -> Result<bool, Error> {
         let (name, metrics) = (ip.name_any(), &self.shared.metrics);
         let judged = Preconditions { uid: ip.uid(), resource_version: ip.resource_version() };
         let params = DeleteParams { preconditions: Some(judged), ..DeleteParams::default() };
         metrics.released.inc();
-        if let Err(error) = self.leave_upstream(ip).await {
-            metrics.failed.inc();
-            return Err(error);
-        }
         match bounded(Api::<SpiderIP>::all(self.shared.client.clone()).delete(&name, &params)).await {
             Ok(_) => {}
             Err(Failure::NotFound) => return Ok(true),
@@ -214,6 +216,7 @@ impl Look<'_> {
                 return Err(Error { step: format!("delete SpiderIP {name}"), source });
             }
         }
+        let left = self.leave_upstream(ip).await;
         let holder = ip.spec.holder.pod();
         tracing::info!(
             address = ip.spec.address,
@@ -225,18 +228,27 @@ impl Look<'_> {
             "address released"
         );
         self.shared.report.released(&self.shared.events, ip, pod, reason).await;
-        Ok(true)
+        if left.is_err() {
+            metrics.failed.inc();
+        }
+        left.map(|()| true)
     }
 
-    /// While agents of upstream may allocate from the pool, the booking that they see goes first (see [`store::upstream`]).
+    /// While agents of upstream may allocate from the pool, the booking that they see goes after the claim (see [`store::upstream`]). One that
+    /// cannot be removed is left to the import.
     async fn leave_upstream(&self, ip: &SpiderIP) -> Result<(), Error> {
         let (name, client) = (&ip.spec.pool, &self.shared.client);
         let (Some(holder), Some(address)) = (ip.spec.holder.pod(), ip.address()) else { return Ok(()) };
-        if self.pool(name).await?.is_none_or(|pool| pool.is_view()) {
+        if !self.is_open(name).await? {
             return Ok(());
         }
         let left = Listed::new(client.clone()).leave(name, address, &holder.uid).await;
         left.map_err(failed(format!("take {address} out of status.allocatedIPs of SpiderIPPool {name}")))
+    }
+
+    /// Whether agents of upstream may still allocate from the pool.
+    async fn is_open(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.pool(name).await?.is_some_and(|pool| !pool.is_view()))
     }
 
     async fn pool(&self, name: &str) -> Result<Option<SpiderIPPool>, Error> {

@@ -28,8 +28,8 @@ pub enum Unsent {
     #[error("this process is not the leader any more")]
     Deposed,
     /// No answer in time.
-    #[error("no answer from the API server within {LIMIT:?}")]
-    TimedOut,
+    #[error("no answer from the API server within {0:?}")]
+    TimedOut(Duration),
 }
 
 const CLOSED: u64 = u64::MAX;
@@ -54,6 +54,10 @@ impl Fence {
 
     /// `client`, whose writes are sent only while the term lasts. The clock is read for every request.
     pub fn guard(&self, client: &Client) -> Client {
+        self.guard_within(LIMIT, client)
+    }
+
+    fn guard_within(&self, limit: Duration, client: &Client) -> Client {
         let (inner, fence) = (client.clone(), self.clone());
         let service = tower::service_fn(move |request: Request<Body>| {
             let (inner, fence) = (inner.clone(), fence.clone());
@@ -65,9 +69,9 @@ impl Fence {
                 if !reads {
                     fence.check(clock::now())?;
                 }
-                match tokio::time::timeout(LIMIT, inner.send(request)).await {
+                match tokio::time::timeout(limit, inner.send(request)).await {
                     Ok(answer) => answer.map_err(BoxError::from),
-                    Err(_) => Err(Unsent::TimedOut.into()),
+                    Err(_) => Err(Unsent::TimedOut(limit).into()),
                 }
             }
         });
@@ -82,7 +86,35 @@ fn is_watch(request: &Request<Body>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use axum::http::Response;
+    use daemon::Chain;
+
     use super::*;
+
+    /// The watch is sent first, so that a limit on it would be over first.
+    #[tokio::test]
+    async fn what_is_not_answered_is_given_up_and_a_watch_may_be_silent() {
+        let silent = tower::service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+        let fence = Fence::default();
+        fence.extend(clock::now() + Duration::from_secs(3600));
+        let client = fence.guard_within(Duration::from_millis(50), &Client::new(silent, "default"));
+        let send =
+            async |request: axum::http::request::Builder| client.send(request.body(Body::empty()).unwrap()).await;
+        let mut watch = std::pin::pin!(send(Request::get("/api/v1/pods?watch=true")));
+        for request in [Request::get("/api/v1/pods"), Request::post("/api/v1/pods"), Request::delete("/api/v1/pods/a")]
+        {
+            tokio::select! {
+                biased;
+                ended = &mut watch => panic!("{ended:?}"),
+                answer = send(request) => {
+                    let error = Chain(&answer.unwrap_err()).to_string();
+                    assert!(error.contains("no answer from the API server within 50ms"), "{error}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn only_a_watch_may_last() {

@@ -8,6 +8,7 @@ mod coordinators;
 mod networks;
 mod pools;
 mod reserved;
+mod size;
 mod updates;
 #[path = "../world/mod.rs"]
 mod world;

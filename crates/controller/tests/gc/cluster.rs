@@ -1,18 +1,7 @@
-//! An API server with a collector on it, and a spy between the two that sees, hides and fails requests.
+//! An API server with a collector on it, and a spy between the two.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use axum::{
-    extract::{Request, State},
-    http::{Method, StatusCode, Uri},
-    middleware::{Next, from_fn_with_state},
-    response::{IntoResponse, Response},
-};
 use controller::{events::Events, gc};
 use daemon::Stop;
 use k8s_api::{
@@ -32,56 +21,10 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::world::{api_server, create, create_in, eventually};
+use crate::world::{api_server, create, create_in, eventually, spy::Spy};
 
 /// Namespace of everything.
 pub const NAMESPACE: &str = "default";
-
-/// Sees the collector's requests.
-#[derive(Default)]
-pub struct Spy {
-    counts: Mutex<HashMap<String, usize>>,
-    /// Requests of this method and with this in their path are answered 503.
-    pub failing: Mutex<Option<(Method, &'static str)>>,
-    /// A pod that watches and lists do not show.
-    hidden: Mutex<Option<&'static str>>,
-    /// What takes the place of a claim just before the collector deletes it.
-    pub swap: Mutex<Option<SpiderIP>>,
-}
-
-impl Spy {
-    fn count(&self, request: &str) -> usize {
-        self.counts.lock().unwrap().get(request).copied().unwrap_or_default()
-    }
-}
-
-async fn spy((spy, direct): (Arc<Spy>, Client), mut request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
-    *spy.counts.lock().unwrap().entry(format!("{} {path}", request.method())).or_default() += 1;
-    let failing = spy.failing.lock().unwrap().clone();
-    if failing.is_some_and(|(method, part)| *request.method() == method && path.contains(part)) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "down").into_response();
-    }
-    let hidden = *spy.hidden.lock().unwrap();
-    if let Some(name) = hidden.filter(|_| path == "/api/v1/pods") {
-        let query = request.uri().query().unwrap_or_default();
-        let not = format!("fieldSelector=metadata.name!%3D{name}");
-        let query = match query.contains("fieldSelector=") {
-            true => query.replace("fieldSelector=", &format!("{not},")),
-            false => format!("{query}&{not}"),
-        };
-        *request.uri_mut() = Uri::try_from(format!("{path}?{query}")).unwrap();
-    }
-    let swap = (*request.method() == Method::DELETE && path.contains("/spiderips/"))
-        .then(|| spy.swap.lock().unwrap().take())
-        .flatten();
-    if let Some(ip) = swap {
-        let ips = Api::<SpiderIP>::all(direct);
-        ips.delete(&ip.name_any(), &DeleteParams::default()).await.unwrap();
-        ips.create(&PostParams::default(), &ip).await.unwrap();
-    }
-    next.run(request).await
-}
 
 /// A cluster without collector.
 pub struct Cluster {
@@ -128,18 +71,8 @@ pub fn settings() -> gc::Settings {
 impl Cluster {
     pub async fn start() -> Self {
         let (client, server) = api_server().await;
-        let spy = Arc::new(Spy::default());
-        let between = from_fn_with_state(
-            (Arc::clone(&spy), client.clone()),
-            |State(state): State<(Arc<Spy>, Client)>, request: Request, next: Next| self::spy(state, request, next),
-        );
-        let spied = Client::new(server.router().layer(between), NAMESPACE);
+        let (spied, spy) = Spy::on(&server);
         Self { client, spy, spied, _server: server }
-    }
-
-    /// Starts a collector that does not see this pod in watches and lists.
-    pub fn hide(&self, pod: &'static str) {
-        *self.spy.hidden.lock().unwrap() = Some(pod);
     }
 
     pub fn collect(&self, settings: gc::Settings) -> Collector {

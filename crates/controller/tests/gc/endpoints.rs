@@ -1,10 +1,11 @@
 //! Endpoints that nobody takes away.
 
-use kube::api::DeleteParams;
+use axum::http::Method;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::{
-    cluster::{Cluster, settings, uid},
+    cluster::{Cluster, claim, pod_holder, settings, uid},
     world::eventually,
 };
 
@@ -78,4 +79,30 @@ async fn the_endpoint_of_a_successor_stays() {
     .await;
     assert_eq!(cluster.claims().await, ["10.9.0.12"]);
     collector.end().await;
+}
+
+/// Its agent gives the pod another address just then, and books it in the endpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_changes_while_it_is_judged_stays() {
+    let cluster = Cluster::start().await;
+    cluster.node("node-a", true).await;
+    let pod = uid(&cluster.pod("web", "node-a", json!({})).await);
+    cluster.endpoint("web", &pod, ("Pod", "web"), "10.9.0.11", "node-a").await;
+    let (ips, endpoints) = (cluster.ips(), cluster.endpoints());
+    let given = claim("10.9.0.12", pod_holder("web", &pod, "node-a"));
+    cluster.spy.before(Method::DELETE, "/spiderendpoints/web", async move {
+        ips.create(&PostParams::default(), &given).await.unwrap();
+        let nic = json!({"interface": "eth0", "ipv4": "10.9.0.12/24", "ipv4Pool": "p"});
+        let patch = Patch::Merge(json!({"status": {"current": {"ips": [nic]}}}));
+        endpoints.patch("web", &PatchParams::default(), &patch).await.unwrap();
+    });
+    let mut settings = settings();
+    settings.switches.clean_outdated = true;
+    let collector = cluster.collect(settings);
+    eventually("a removal was tried", async || cluster.spy.has_come().then_some(())).await;
+    // The look ends as well.
+    collector.end().await;
+    let found = cluster.endpoints().get_opt("web").await.unwrap().expect("it tells of an address in use");
+    assert_eq!(found.metadata.deletion_timestamp, None);
+    assert_eq!(found.status.unwrap().current.ips[0].ipv4.as_deref(), Some("10.9.0.12/24"));
 }

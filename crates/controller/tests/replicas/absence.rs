@@ -1,7 +1,8 @@
-//! Nobody serves webhooks: pods and addresses come and go all the same.
+//! Nobody serves webhooks, or nobody asks them: pods and addresses come and go all the same.
 
 use k8s_api::{
-    SpiderEndpoint, SpiderIP, SpiderIPPool,
+    FINALIZER, NetworkAttachmentDefinition, SpiderCoordinator, SpiderEndpoint, SpiderIP, SpiderIPPool,
+    SpiderMultusConfig,
     access::{Component, grants},
 };
 use k8s_openapi::api::{
@@ -9,14 +10,16 @@ use k8s_openapi::api::{
     core::v1::{Node, Pod},
 };
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    claim, name,
-    world::{World, api_server, create, create_in, object},
+    claim,
+    election::holder,
+    name,
+    world::{BOTH, Replica, World, api_server, create, create_in, eventually, object},
 };
 
 async fn rules(client: &Client) -> Vec<RuleWithOperations> {
@@ -69,4 +72,48 @@ async fn with_the_controller_gone_pods_start_and_addresses_are_given_and_release
         }
     }
     assert!(!rules.iter().any(|rule| named(&rule.resources, "pods")), "a webhook is asked about pods");
+}
+
+/// Somebody has removed the webhook configurations in an emergency, and the controller is started after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_webhook_configurations_the_controller_leads_and_keeps_its_objects() {
+    let (client, _server) = api_server().await;
+    create::<Node>(&client, "node-a", json!({})).await.unwrap();
+    // The chart makes them, not the controller.
+    let replica = Replica::start(&client, "a", None, BOTH, &[], |settings| settings.flags.webhook_url = None).await;
+    eventually("it leads", || async { (holder(&client).await.as_deref() == Some("a")).then_some(()) }).await;
+    let spec = json!({"spec": {"subnet": "10.1.0.0/24", "ips": ["10.1.0.1-10.1.0.9"]}});
+    create::<SpiderIPPool>(&client, "p", spec).await.unwrap();
+    let ips = Api::<SpiderIP>::all(client.clone());
+    ips.create(&PostParams::default(), &claim("10.1.0.1", "p")).await.unwrap();
+    let pools = Api::<SpiderIPPool>::all(client.clone());
+    eventually("the pool is kept", || async {
+        let pool = pools.get("p").await.unwrap();
+        let status = pool.status.clone()?;
+        let counted = (status.total_ip_count, status.allocated_ip_count) == (Some(9), Some(1));
+        (counted && pool.is_view() && pool.finalizers() == [FINALIZER]).then_some(())
+    })
+    .await;
+    let spec = json!({"spec": {"cniType": "ipvlan", "ipvlan": {"master": ["eth0"]}, "enableCoordinator": false}});
+    create_in::<SpiderMultusConfig>(&client, "default", "net", spec).await.unwrap();
+    let networks = Api::<NetworkAttachmentDefinition>::namespaced(client.clone(), "default");
+    eventually("the network", || async { networks.get_opt("net").await.unwrap() }).await;
+    let coordinators = Api::<SpiderCoordinator>::all(client.clone());
+    eventually("the coordinator", || async { coordinators.get_opt("default").await.unwrap()?.status }).await;
+    assert!(replica.readiness.pending().contains(&"webhook configurations"), "{:?}", replica.readiness.pending());
+
+    // Installed again they are completed as ever.
+    let service =
+        |path: &str| json!({"service": {"namespace": "kube-system", "name": "spiderpool-controller", "path": path}});
+    let configuration = |path: &str| -> Value {
+        json!({"webhooks": [{
+            "name": "spidersubnet.spiderpool.spidernet.io", "clientConfig": service(path), "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        }]})
+    };
+    let (mutate, validate) = (configuration("/mutate"), configuration("/validate"));
+    create::<MutatingWebhookConfiguration>(&client, "spiderpool-controller", mutate).await.unwrap();
+    create::<ValidatingWebhookConfiguration>(&client, "spiderpool-controller", validate).await.unwrap();
+    replica.ready().await;
+    replica.end().await;
 }

@@ -8,15 +8,17 @@ use std::{
 };
 
 use axum::{
+    Router,
     extract::{Request, State},
     http::{Method, StatusCode},
     middleware::{Next, from_fn_with_state},
     response::Response,
 };
+use controller::leader::{Fence, clock};
 use k8s_api::{SpiderIP, SpiderIPPool};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{DeleteParams, PostParams},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -204,4 +206,29 @@ async fn a_leader_paused_past_its_lease_changes_nothing_when_it_goes_on() {
     })
     .await;
     println!("handed over within {:?}", begun.elapsed());
+}
+
+/// The API server puts a write off until the term is over: a repetition by the client itself would pass the fence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_put_off_is_not_sent_again_after_the_term() {
+    for code in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT] {
+        let fence = Fence::default();
+        fence.extend(clock::now() + Duration::from_secs(3600));
+        let (term, heard) = (fence.clone(), Arc::new(Mutex::new(0)));
+        let counted = Arc::clone(&heard);
+        let later = Router::new().fallback(move || async move {
+            *counted.lock().unwrap() += 1;
+            term.close();
+            (code, [("retry-after", "0")], "later")
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, later).await });
+        let config = Config::new(url.parse().unwrap());
+        let client = store::client::connect_to(config, Duration::from_secs(300)).unwrap();
+        let ips = Api::<SpiderIP>::all(fence.guard(&client));
+        let outcome = ips.delete("10.0.0.1", &DeleteParams::default()).await;
+        assert!(matches!(&outcome, Err(kube::Error::Api(status)) if status.code == code.as_u16()), "{outcome:?}");
+        assert_eq!(*heard.lock().unwrap(), 1, "{code}");
+    }
 }

@@ -2,6 +2,9 @@
 
 #![allow(dead_code)] // every test file uses a part
 
+pub mod keeper;
+pub mod spy;
+
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},

@@ -43,6 +43,7 @@ fn of_pod(pod: PodFact, node: NodeFact) -> ClaimFacts {
         seen: OLD,
         node: Some(node),
         missing: OLD,
+        heritable: false,
     }
 }
 
@@ -145,7 +146,22 @@ fn fixed_addresses_without_their_pod() {
             ("valid, no pod", row(PodFact::Absent, Fixed::Valid, Gone), keep(Reason::Fixed)),
             ("valid, no pod, ready node", row(PodFact::Absent, Fixed::Valid, Ready), keep(Reason::Fixed)),
             ("invalid, no pod", row(PodFact::Absent, Fixed::Invalid, Gone), free(Reason::PodGone)),
-            ("valid, successor starts", row(successor(false), Fixed::Valid, Gone), keep(Reason::Fixed)),
+            ("valid, successor starts", row(successor(false), Fixed::Valid, Gone), free(Reason::PodReplaced)),
+            (
+                "valid, successor starts, node not ready",
+                row(successor(false), Fixed::Valid, NotReady),
+                keep(OFF_NOT_READY),
+            ),
+            (
+                "valid, successor starts and may be given it",
+                ClaimFacts { heritable: true, ..row(successor(false), Fixed::Valid, Gone) },
+                keep(Reason::Fixed),
+            ),
+            (
+                "valid, successor has its own though it might be given it",
+                ClaimFacts { heritable: true, ..row(successor(true), Fixed::Valid, Gone) },
+                free(Reason::PodReplaced),
+            ),
             ("invalid, successor starts", row(successor(false), Fixed::Invalid, Gone), free(Reason::PodReplaced)),
             ("successor has its own", row(successor(true), Fixed::Valid, Gone), free(Reason::PodReplaced)),
         ],

@@ -1,0 +1,105 @@
+//! The keeper of pools while answers get lost, and while many pools change at once.
+
+#![allow(clippy::unwrap_used)] // tests
+
+mod world;
+
+use axum::http::Method;
+use controller::upstream::Phase;
+use ipam::pool::Source;
+use k8s_api::{FINALIZER, SpiderIPPool};
+use kube::{Api, Client, ResourceExt as _, api::DeleteParams};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use world::{api_server, create, eventually, keeper::Keeper, merge, spy::Spy};
+
+fn pool(number: usize, last: u8) -> Value {
+    json!({"spec": {"subnet": format!("10.{number}.0.0/24"), "ips": [format!("10.{number}.0.1-10.{number}.0.{last}")]}})
+}
+
+/// Waits until the keeper has written its first word to the pool.
+async fn kept(client: &Client, name: &str) {
+    let pools = Api::<SpiderIPPool>::all(client.clone());
+    eventually(&format!("{name} has its finalizer"), || async {
+        (pools.get(name).await.unwrap().finalizers() == [FINALIZER]).then_some(())
+    })
+    .await;
+}
+
+/// Waits until all addresses of the pool were looked at.
+async fn taken_over(client: &Client, name: &str, last: &str) {
+    let pools = Api::<SpiderIPPool>::all(client.clone());
+    eventually(&format!("{name} is taken over up to {last}"), || async {
+        let pool = pools.get(name).await.unwrap();
+        (pool.source() == Source::Claims && pool.spec.ips[0].ends_with(last)).then_some(())
+    })
+    .await;
+}
+
+/// What failed was the predecessor's: its successor does not wait for ever because of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_is_made_again_after_a_lost_answer_is_looked_at() {
+    let (client, server) = api_server().await;
+    let (spied, spy) = Spy::on(&server);
+    let keeper = Keeper::start(&spied, Phase::Ours);
+    spy.fail(Method::PATCH, "/spiderippools/", 503);
+    let (pools, knows) = (Api::<SpiderIPPool>::all(client.clone()), keeper.knows());
+    // It goes while the answer is awaited, and the keeper hears of that first.
+    let (tell, told) = oneshot::channel();
+    spy.before(Method::PATCH, "/spiderippools/lost", async move {
+        pools.delete("lost", &DeleteParams::default()).await.unwrap();
+        eventually("the keeper knows that it is gone", || async { (!knows("lost")).then_some(()) }).await;
+        tell.send(()).unwrap();
+    });
+    create::<SpiderIPPool>(&client, "lost", pool(1, 9)).await.unwrap();
+    told.await.unwrap();
+
+    // A pool that fails later is due later: when it is written, the turn of the first one has passed.
+    create::<SpiderIPPool>(&client, "later", pool(2, 9)).await.unwrap();
+    eventually("a failure of the other one", || async {
+        (spy.count("PATCH /apis/spiderpool.spidernet.io/v2beta1/spiderippools/later") > 0).then_some(())
+    })
+    .await;
+    spy.recover();
+    kept(&client, "later").await;
+
+    create::<SpiderIPPool>(&client, "lost", pool(1, 9)).await.unwrap();
+    kept(&client, "lost").await;
+    taken_over(&client, "lost", ".9").await;
+    keeper.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pools_that_are_widened_at_once_cost_no_listing_of_the_cluster_each() {
+    const LISTED: &str = "GET /api/v1/pods";
+    // Fewer than are written at the same time.
+    const POOLS: usize = 12;
+    let (client, server) = api_server().await;
+    let (spied, spy) = Spy::on(&server);
+    let keeper = Keeper::start(&spied, Phase::Ours);
+    for number in 0..POOLS {
+        create::<SpiderIPPool>(&client, &format!("p{number}"), pool(number, 9)).await.unwrap();
+    }
+    for number in 0..POOLS {
+        taken_over(&client, &format!("p{number}"), ".9").await;
+    }
+    assert_eq!(spy.count(LISTED), 1, "new pools: one listing");
+
+    // The first listing is held up until the keeper has heard of all changes: another pool that comes last shows that it has.
+    let (release, released) = oneshot::channel();
+    spy.before(Method::GET, "/api/v1/pods", async { released.await.unwrap() });
+    let pools = Api::<SpiderIPPool>::all(client.clone());
+    for number in 0..POOLS {
+        merge(&pools, &format!("p{number}"), pool(number, 19)).await;
+    }
+    create::<SpiderIPPool>(&client, "last", pool(POOLS, 9)).await.unwrap();
+    kept(&client, "last").await;
+    release.send(()).unwrap();
+    for number in 0..POOLS {
+        taken_over(&client, &format!("p{number}"), ".19").await;
+    }
+    // One that the first pool has asked for, and one for those that changed after it was begun.
+    let listings = spy.count(LISTED) - 1;
+    assert!((1..=2).contains(&listings), "{listings} listings for {POOLS} pools");
+    keeper.end().await;
+}
