@@ -28,16 +28,18 @@ use crate::failure::{Failure, bounded, optional};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The longest pause between two tries, in milliseconds.
 const LONGEST_PAUSE: u64 = 200;
+/// Pods that are not at their end. One that was evicted, say, stays for long and gives no address.
+const AT_WORK: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
-/// Namespace and name of an agent's pod of upstream, if there is one, in a namespace or anywhere. Pods of `component` without our label are
-/// upstream's.
+/// Namespace and name of an agent's pod of upstream that is at work, if there is one, in a namespace or anywhere. Pods of `component`
+/// without our label are upstream's.
 pub async fn agent(
     client: &Client,
     component: &str,
     namespace: Option<&str>,
 ) -> Result<Option<(String, String)>, Failure> {
     let selector = format!("{}={},!{}", labels::COMPONENT, labels::value(component), labels::AGENT_SOURCE);
-    let params = ListParams::default().labels(&selector).limit(1);
+    let params = ListParams::default().labels(&selector).fields(AT_WORK).limit(1);
     let api: Api<Pod> = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
