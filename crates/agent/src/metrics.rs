@@ -84,12 +84,12 @@ impl Metrics {
         self.release.ended(took, failure);
     }
 
-    /// The address that was to be claimed is somebody else's.
+    /// The address that was to be claimed is somebody else's, or its pool was changed while it was booked with upstream.
     pub fn claim_conflict(&self) {
         self.allocation.conflicts.inc();
     }
 
-    /// The claim that was to be freed had changed.
+    /// The claim that was to be freed had changed, or its pool was changed while its booking with upstream was taken away.
     pub fn release_conflict(&self) {
         self.release.conflicts.inc();
     }
@@ -103,7 +103,7 @@ impl Requests {
             conflicts: counter(
                 registry,
                 &format!("{kind}_update_ippool_conflict_counts"),
-                "Writes of a claim that somebody else had come before",
+                "Writes of a claim, or of its booking with upstream, that somebody else had come before",
             ),
             internal: counter(registry, &format!("{kind}_err_internal_counts"), "Failures of other kinds"),
             exhausted: counter(

@@ -69,8 +69,14 @@ impl Listed {
         Self { api: Api::all(client) }
     }
 
-    /// Books addresses of one pool for a pod, all or none.
-    pub async fn enter(&self, pool: &str, addresses: &[IpAddr], record: &Record) -> Result<Entered, Failure> {
+    /// Books addresses of one pool for a pod, all or none. `conflict` hears of every write that somebody else had come before.
+    pub async fn enter(
+        &self,
+        pool: &str,
+        addresses: &[IpAddr],
+        record: &Record,
+        conflict: &(dyn Fn() + Sync),
+    ) -> Result<Entered, Failure> {
         let mut taken = SpanSet::new();
         let change = |records: &mut Records| {
             let is_ours = |address: &IpAddr| records.get(*address).is_none_or(|found| found.uid == record.uid);
@@ -85,20 +91,31 @@ impl Listed {
             }
             !missing.is_empty()
         };
-        self.swap(pool, change).await?;
+        self.swap(pool, change, conflict).await?;
         Ok(if taken.is_empty() { Entered::Booked } else { Entered::Taken(taken) })
     }
 
-    /// Takes the booking of an address away, if it is this pod's.
-    pub async fn leave(&self, pool: &str, address: IpAddr, uid: &str) -> Result<(), Failure> {
+    /// Takes the booking of an address away, if it is this pod's. `conflict` hears of every write that somebody else had come before.
+    pub async fn leave(
+        &self,
+        pool: &str,
+        address: IpAddr,
+        uid: &str,
+        conflict: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let change = |records: &mut Records| {
             records.get(address).is_some_and(|found| found.uid == uid) && records.remove(address).is_some()
         };
-        self.swap(pool, change).await
+        self.swap(pool, change, conflict).await
     }
 
     /// Changes the records of a pool in one step; `change` tells whether there is something to write. A pool that is gone has none.
-    async fn swap(&self, pool: &str, mut change: impl FnMut(&mut Records) -> bool) -> Result<(), Failure> {
+    async fn swap(
+        &self,
+        pool: &str,
+        mut change: impl FnMut(&mut Records) -> bool,
+        conflict: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let started = Instant::now();
         let mut tries = 0;
         loop {
@@ -112,7 +129,12 @@ impl Listed {
                 return Ok(());
             }
             tries += 1;
-            match bounded(self.api.patch_status(pool, &PatchParams::default(), &patch(&object, &records))).await {
+            let written =
+                bounded(self.api.patch_status(pool, &PatchParams::default(), &patch(&object, &records))).await;
+            if matches!(written, Err(Failure::Conflict)) {
+                conflict();
+            }
+            match written {
                 Ok(_) | Err(Failure::NotFound) => return Ok(()),
                 Err(Failure::Conflict) if started.elapsed() < PATIENCE => pause(tries).await,
                 Err(Failure::Conflict) => {

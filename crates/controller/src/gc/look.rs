@@ -219,7 +219,10 @@ impl Look<'_> {
         match bounded(Api::<SpiderIP>::all(self.shared.client.clone()).delete(&name, &params)).await {
             Ok(_) => {}
             Err(Failure::NotFound) => return Ok(true),
-            Err(Failure::Conflict) => return Ok(false),
+            Err(Failure::Conflict) => {
+                metrics.conflicts.inc();
+                return Ok(false);
+            }
             Err(source) => {
                 metrics.failed.inc();
                 return Err(Error { step: format!("delete SpiderIP {name}"), source });
@@ -248,7 +251,10 @@ impl Look<'_> {
         }
         // It will be another one.
         self.pools.remove(name);
-        let left = Listed::new(self.shared.client.clone()).leave(name, address, &holder.uid).await;
+        let conflict = || {
+            self.shared.metrics.conflicts.inc();
+        };
+        let left = Listed::new(self.shared.client.clone()).leave(name, address, &holder.uid, &conflict).await;
         left.map_err(failed(format!("take {address} out of status.allocatedIPs of SpiderIPPool {name}")))
     }
 

@@ -71,6 +71,8 @@ async fn an_address_that_is_anothers_by_the_time_of_its_release_stays() {
     cluster.freed("10.9.0.12").await;
     let holder = cluster.ips().get("10.9.0.11").await.unwrap().spec.holder;
     assert_eq!(holder.pod().unwrap().name, "heir");
+    let counted = (collector.metrics.conflicts.get(), collector.metrics.failed.get());
+    assert_eq!(counted, (1, 0), "a conflict, and no failure");
     collector.end().await;
 }
 
