@@ -50,10 +50,12 @@ async fn while_the_api_does_not_answer_nothing_is_released_and_nothing_is_forgot
     *cluster.spy.failing.lock().unwrap() = Some((Method::DELETE, "/spiderips/"));
     let collector = cluster.collect(settings());
     eventually("failures counted", async || (collector.metrics.failed.get() >= 2).then_some(())).await;
+    eventually("both pods wait", async || (collector.metrics.queued.get() == 2).then_some(())).await;
     assert_eq!(cluster.claims().await, ["10.9.0.11", "10.9.0.12"]);
     *cluster.spy.failing.lock().unwrap() = None;
     cluster.freed("10.9.0.11").await;
     cluster.freed("10.9.0.12").await;
+    eventually("nothing waits", async || (collector.metrics.queued.get() == 0).then_some(())).await;
     collector.end().await;
 }
 
