@@ -32,11 +32,11 @@ use crate::{
 
 /// One request of a process.
 #[derive(Clone, Debug)]
-struct Heard {
-    who: &'static str,
-    method: Method,
-    path: String,
-    status: StatusCode,
+pub struct Heard {
+    pub who: &'static str,
+    pub method: Method,
+    pub path: String,
+    pub status: StatusCode,
 }
 
 impl Heard {
@@ -45,9 +45,9 @@ impl Heard {
     }
 }
 
-type Record = Arc<Mutex<Vec<Heard>>>;
+pub type Record = Arc<Mutex<Vec<Heard>>>;
 
-async fn record(State((who, heard)): State<(&'static str, Record)>, request: Request, next: Next) -> Response {
+pub async fn record(State((who, heard)): State<(&'static str, Record)>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     heard.lock().unwrap().push(Heard { who, method, path, status: response.status() });
