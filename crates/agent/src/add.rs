@@ -250,7 +250,7 @@ fn kept_back(agent: &Agent) -> Arc<SpanSet> {
 async fn claimed(agent: &Agent, pod: &Pod, mut add: Add) -> Result<Vec<Granted>, AddFailure> {
     for _ in 0..TRIES {
         let granted = agent.books.add(add.clone()).await?;
-        let taken = agent.upstream.enter(pod, &granted).await?;
+        let taken = agent.upstream.enter(pod, &granted, &agent.metrics).await?;
         let lost = granted.iter().map(|one| &one.stored.claim).filter(|claim| taken.contains(claim.address));
         let nics: BTreeSet<String> = lost.filter_map(|claim| Some(claim.pod()?.interface.clone())).collect();
         if nics.is_empty() {

@@ -240,7 +240,7 @@ impl Inner {
             claim.and_then(|claim| Some((claim.pool.clone(), claim.pod()?.uid.clone())))
         };
         match held {
-            Some((pool, uid)) => self.upstream.leave(&pool, address, &uid).await,
+            Some((pool, uid)) => self.upstream.leave(&pool, address, &uid, &self.metrics).await,
             None => Ok(()),
         }
     }

@@ -1,7 +1,8 @@
 //! The agent's series, by the names that upstream documents and its dashboards use.
 
-use daemon::metrics::DURATION_BUCKETS;
+use daemon::metrics::{Counts, DURATION_BUCKETS};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
@@ -31,6 +32,16 @@ pub struct Metrics {
     no_pool: Counter,
     used_out: Counter,
     release: Requests,
+    cni: Family<[(&'static str, &'static str); 2], Histogram>,
+}
+
+/// What a plugin asks for, as the label says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// A `DEL`.
+    Del,
+    /// All addresses of a sandbox, because one is in use by somebody else or a gateway is dead.
+    Conflict,
 }
 
 /// Series that both kinds of request have.
@@ -61,7 +72,17 @@ impl Metrics {
     /// Registers all series.
     pub fn new(registry: &mut Registry) -> Self {
         let allocation = Requests::new(registry, "allocation");
+        registry.register_collector(Box::new(Counts {
+            name: store::failure::ERRORS_NAME,
+            help: store::failure::ERRORS_HELP,
+            label: "code",
+            read: store::failure::errors,
+        }));
+        let cni = Family::new_with_constructor(histogram as fn() -> Histogram);
+        let help = "Duration of requests of the CNI plugins in seconds";
+        registry.register("spiderpool_cni_duration_seconds", help, cni.clone());
         Self {
+            cni,
             no_pool: counter(registry, "allocation_err_no_available_pool_counts", "Failures for want of a pool"),
             used_out: counter(registry, "allocation_err_ip_used_out_counts", "Failures for want of a free address"),
             release: Requests::new(registry, "release"),
@@ -77,19 +98,30 @@ impl Metrics {
             _ => {}
         }
         self.allocation.ended(took, failure);
+        self.answered("ADD", took, failure);
     }
 
     /// A release ended.
-    pub fn released(&self, took: Duration, failure: Option<Class>) {
+    pub fn released(&self, what: Release, took: Duration, failure: Option<Class>) {
         self.release.ended(took, failure);
+        let command = match what {
+            Release::Del => "DEL",
+            Release::Conflict => "RELEASE",
+        };
+        self.answered(command, took, failure);
     }
 
-    /// The address that was to be claimed is somebody else's.
+    fn answered(&self, command: &'static str, took: Duration, failure: Option<Class>) {
+        let result = if failure.is_some() { "failure" } else { "success" };
+        self.cni.get_or_create(&[("command", command), ("result", result)]).observe(took.as_secs_f64());
+    }
+
+    /// The address that was to be claimed is somebody else's, or its pool was changed while it was booked with upstream.
     pub fn claim_conflict(&self) {
         self.allocation.conflicts.inc();
     }
 
-    /// The claim that was to be freed had changed.
+    /// The claim that was to be freed had changed, or its pool was changed while its booking with upstream was taken away.
     pub fn release_conflict(&self) {
         self.release.conflicts.inc();
     }
@@ -103,7 +135,7 @@ impl Requests {
             conflicts: counter(
                 registry,
                 &format!("{kind}_update_ippool_conflict_counts"),
-                "Writes of a claim that somebody else had come before",
+                "Writes of a claim, or of its booking with upstream, that somebody else had come before",
             ),
             internal: counter(registry, &format!("{kind}_err_internal_counts"), "Failures of other kinds"),
             exhausted: counter(
@@ -138,7 +170,7 @@ impl Times {
             max: Seconds::default(),
             min: Seconds::default(),
             latest: Seconds::default(),
-            histogram: Histogram::new(DURATION_BUCKETS),
+            histogram: histogram(),
             sum: Mutex::default(),
         };
         let gauges = [("average", &times.average), ("max", &times.max), ("min", &times.min), ("latest", &times.latest)];
@@ -166,6 +198,10 @@ impl Times {
     }
 }
 
+fn histogram() -> Histogram {
+    Histogram::new(DURATION_BUCKETS)
+}
+
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(format!("spiderpool_ipam_{name}"), help, counter.clone());
@@ -182,7 +218,8 @@ mod tests {
         let metrics = Metrics::new(&mut registry);
         metrics.added(Duration::from_millis(20), None);
         metrics.added(Duration::from_millis(40), Some(Class::UsedOut));
-        metrics.released(Duration::from_millis(10), Some(Class::Internal));
+        metrics.released(Release::Del, Duration::from_millis(10), Some(Class::Internal));
+        metrics.released(Release::Conflict, Duration::from_millis(400), None);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
@@ -197,8 +234,32 @@ mod tests {
             "spiderpool_ipam_release_err_internal_counts_total 1",
             "spiderpool_ipam_release_update_ippool_conflict_counts_total 0",
             "spiderpool_ipam_release_duration_seconds_bucket{le=\"0.1\"} 1",
+            "spiderpool_cni_duration_seconds_count{command=\"ADD\",result=\"success\"} 1",
+            "spiderpool_cni_duration_seconds_sum{command=\"ADD\",result=\"failure\"} 0.04",
+            "spiderpool_cni_duration_seconds_count{command=\"DEL\",result=\"failure\"} 1",
+            "spiderpool_cni_duration_seconds_bucket{le=\"0.3\",command=\"RELEASE\",result=\"success\"} 0",
+            "spiderpool_cni_duration_seconds_bucket{le=\"0.5\",command=\"RELEASE\",result=\"success\"} 1",
         ] {
             assert!(text.lines().any(|one| one == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_series_is_in_the_guides() {
+        let mut registry = Registry::default();
+        Metrics::new(&mut registry).added(Duration::ZERO, None);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        // The guides name each kind of series once.
+        let names: Vec<String> = names
+            .map(|name| name.replace("_ipam_release_", "_ipam_allocation_"))
+            .map(|name| ["_average", "_max", "_min", "_latest"].iter().fold(name, |name, one| name.replace(one, "")))
+            .collect();
+        assert!(names.len() >= 25, "{names:?}");
+        for guide in [include_str!("../../../docs/metrics.md"), include_str!("../../../docs/metrics-zh_CN.md")] {
+            let missing: Vec<&String> = names.iter().filter(|name| !guide.contains(*name)).collect();
+            assert!(missing.is_empty(), "{missing:?}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! and worked off later.
 
 use crate::agent::Agent;
-use crate::metrics::Class;
+use crate::metrics::{Class, Release};
 use crate::records::{self, Record};
 use ipam::claim::{PodFate, Release, ReleaseError, Released};
 use std::time::{Duration, Instant, SystemTime};
@@ -57,7 +57,7 @@ pub async fn release(agent: &Agent, args: ReleaseArgs) -> Result<(), Lost> {
         Ok(()) => Ok(()),
         Err(failure) => leave_note(agent, args, failure).await,
     };
-    agent.metrics.released(started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
+    agent.metrics.released(Release::Del, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
     outcome
 }
 
@@ -163,7 +163,7 @@ pub enum BatchFailure {
 pub async fn release_batch(agent: &Agent, args: BatchReleaseArgs) -> Result<(), BatchFailure> {
     let started = Instant::now();
     let outcome = attempt_batch(agent, args).await;
-    agent.metrics.released(started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
+    agent.metrics.released(Release::Conflict, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
     outcome
 }
 

@@ -5,6 +5,7 @@
 
 use crate::agent::Agent;
 use crate::caches::Caches;
+use crate::metrics::Metrics;
 use ipam::SpanSet;
 use ipam::claim::Granted;
 use ipam::pool::Source;
@@ -140,7 +141,7 @@ impl Upstream {
     }
 
     /// Books what a pod is about to be told. `Taken`: the addresses that are not to be had; the pod must be told none of them.
-    pub async fn enter(&self, pod: &Pod, granted: &[Granted]) -> Result<SpanSet, NotBooked> {
+    pub async fn enter(&self, pod: &Pod, granted: &[Granted], metrics: &Metrics) -> Result<SpanSet, NotBooked> {
         let mut by_pool: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
         for claim in granted.iter().map(|one| &one.stored.claim) {
             by_pool.entry(&claim.pool).or_default().push(claim.address);
@@ -148,7 +149,7 @@ impl Upstream {
         let record = Record::new(&pod.namespace, &pod.name, &pod.uid);
         let mut taken = SpanSet::new();
         for (pool, addresses) in by_pool.into_iter().filter(|(pool, _)| self.is_listed(pool)) {
-            match self.listed.enter(pool, &addresses, &record).await {
+            match self.listed.enter(pool, &addresses, &record, &|| metrics.claim_conflict()).await {
                 Ok(Entered::Booked) => {}
                 Ok(Entered::Taken(others)) => taken = taken.union(&others),
                 Err(source) => return Err(NotBooked { pool: pool.to_owned(), source }),
@@ -158,11 +159,11 @@ impl Upstream {
     }
 
     /// Takes the booking of an address away that is about to be freed.
-    pub async fn leave(&self, pool: &str, address: IpAddr, uid: &str) -> Result<(), Failure> {
+    pub async fn leave(&self, pool: &str, address: IpAddr, uid: &str, metrics: &Metrics) -> Result<(), Failure> {
         if !self.is_listed(pool) {
             return Ok(());
         }
-        self.listed.leave(pool, address, uid).await
+        self.listed.leave(pool, address, uid, &|| metrics.release_conflict()).await
     }
 
     fn open_pools(&self) -> BTreeSet<String> {

@@ -26,7 +26,10 @@ pub mod settings;
 pub use collector::{Context, run};
 pub use settings::Settings;
 
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
 
 /// What was collected.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +38,10 @@ pub struct Metrics {
     pub released: Counter,
     /// Of these, failures.
     pub failed: Counter,
+    /// Writes of a release that somebody else had come before. Such a release is judged anew.
+    pub conflicts: Counter,
+    /// Pods, and addresses that nodes hold, that are to be looked at or are being looked at.
+    pub queued: Gauge,
 }
 
 impl Metrics {
@@ -43,5 +50,34 @@ impl Metrics {
         registry.register("spiderpool_ip_gc_counts", "Addresses that were collected", self.released.clone());
         let help = "Addresses that could not be collected";
         registry.register("spiderpool_ip_gc_failure_counts", help, self.failed.clone());
+        let help = "Writes of a claim, or of its booking with upstream, that somebody else had come before";
+        let name = "spiderpool_ipam_release_update_ippool_conflict_counts";
+        registry.register(name, help, self.conflicts.clone());
+        let help = "Pods and held addresses that wait for a look of the collector";
+        registry.register("spiderpool_ip_gc_queue_depth", help, self.queued.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_names_are_exported() {
+        let (mut registry, metrics) = (Registry::default(), Metrics::default());
+        metrics.register(&mut registry);
+        metrics.released.inc_by(3);
+        metrics.conflicts.inc();
+        metrics.queued.set(5);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "spiderpool_ip_gc_counts_total 3",
+            "spiderpool_ip_gc_failure_counts_total 0",
+            "spiderpool_ipam_release_update_ippool_conflict_counts_total 1",
+            "spiderpool_ip_gc_queue_depth 5",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} in\n{text}");
+        }
     }
 }

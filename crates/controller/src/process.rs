@@ -259,6 +259,12 @@ fn registry(shared: &Shared, served: Served, debug: bool) -> Registry {
     shared.pools.register(&mut registry, debug);
     shared.admission.register(&mut registry);
     registry.register_collector(Box::new(Expiry(served)));
+    registry.register_collector(Box::new(metrics::Counts {
+        name: store::failure::ERRORS_NAME,
+        help: store::failure::ERRORS_HELP,
+        label: "code",
+        read: store::failure::errors,
+    }));
     registry.register("spiderpool_leader", "1 while this replica leads", shared.leader.leads.clone());
     registry.register("spiderpool_leader_terms", "Times that this replica began to lead", shared.leader.terms.clone());
     registry
@@ -274,5 +280,30 @@ impl Collector for Expiry {
         let help = "When the certificate of the webhook server expires, in seconds since 1970; 0 without one";
         let name = "spiderpool_webhook_certificate_expiry_seconds";
         gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_in_the_guides() {
+        let shared = Shared::default();
+        shared.admission.answered("SpiderIPPool", "create", "allowed", Duration::ZERO);
+        shared.pools.status("p", &k8s_api::SpiderIPPoolStatus::default());
+        let mut text = String::new();
+        let registry = registry(&shared, Served::default(), true);
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let names: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .chain([store::failure::ERRORS_NAME])
+            .collect();
+        assert!(names.len() >= 15, "{names:?}");
+        for guide in [include_str!("../../../docs/metrics.md"), include_str!("../../../docs/metrics-zh_CN.md")] {
+            let missing: Vec<&&str> = names.iter().filter(|name| !guide.contains(**name)).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
     }
 }

@@ -11,8 +11,18 @@ mod world;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
+use axum::{
+    extract::Request,
+    middleware::{Next, from_fn},
+};
+use controller::upstream::sources::Sources;
 use futures::{StreamExt as _, stream};
 use k8s_api::{SpiderEndpoint, SpiderIP, SpiderIPPool, records::Record};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
@@ -370,4 +380,40 @@ async fn a_later_installation_takes_over_what_running_pods_have_before_it_alloca
     assert_eq!(status.source_ips, Some(vec!["10.1.0.10-10.1.0.14".to_owned()]));
     agent.stop().await;
     world.end().await;
+}
+
+/// Many records of a namespace lead to nobody: it is listed once for all of them, and what a list shows is read before it is believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_are_gone_cost_one_list_of_their_namespace() {
+    let (client, server) = cluster().await;
+    let lists = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&lists);
+    let spy = from_fn(move |request: Request, next: Next| {
+        if request.uri().path() == "/api/v1/namespaces/ns1/pods" {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        next.run(request)
+    });
+    let sources = Sources::new(Client::new(server.router().layer(spy), "default"));
+    let address = "10.1.0.10".parse().unwrap();
+    // The record of a virtual machine bears the machine's name.
+    let launcher = pod(&client, "virt-launcher-vm1-abcde", "node-a").await;
+    let machine = Record::new("ns1", "vm1", &launcher);
+    let known = Instant::now();
+    for n in 0..40 {
+        let gone = Record::new("ns1", &format!("gone-{n}"), &format!("uid-{n}"));
+        assert_eq!(sources.holder(address, &gone, true, known).await.unwrap(), None);
+    }
+    let found = sources.holder(address, &machine, false, known).await.unwrap().unwrap();
+    assert_eq!((found.name.as_str(), found.exists), ("virt-launcher-vm1-abcde", true));
+    assert_eq!(lists.load(Ordering::SeqCst), 1);
+
+    remove_pod(&client, "ns1", "virt-launcher-vm1-abcde").await;
+    assert_eq!(sources.holder(address, &machine, false, known).await.unwrap(), None, "the list still shows it");
+    assert_eq!(lists.load(Ordering::SeqCst), 1);
+    let next = pod(&client, "virt-launcher-vm1-fghij", "node-b").await;
+    let machine = Record::new("ns1", "vm1", &next);
+    let found = sources.holder(address, &machine, false, Instant::now()).await.unwrap();
+    assert_eq!(found.map(|found| found.name).as_deref(), Some("virt-launcher-vm1-fghij"), "younger than the list");
+    assert!(sources.exists("ns1", "vm1", &next, Instant::now()).await.unwrap());
 }

@@ -6,6 +6,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
@@ -24,6 +25,33 @@ pub fn registry(process: &'static str, version: &'static str) -> Registry {
     registry.register("spiderpool_build", "What this process was built from", Info::new([("version", version)]));
     registry.register_collector(Box::new(Process));
     registry
+}
+
+/// Counters that are kept elsewhere, one for each value of a label, read at each scrape.
+#[derive(Debug)]
+pub struct Counts {
+    /// Name without `_total`.
+    pub name: &'static str,
+    /// What is counted.
+    pub help: &'static str,
+    /// The label.
+    pub label: &'static str,
+    /// The label's values and what was counted.
+    pub read: fn() -> Vec<(String, u64)>,
+}
+
+impl Collector for Counts {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let counts = (self.read)();
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let mut metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+        for (value, count) in counts {
+            ConstCounter::new(count).encode(metric.encode_family(&[(self.label, value)])?)?;
+        }
+        Ok(())
+    }
 }
 
 /// Answers every path with the text form of the registry.
@@ -97,6 +125,26 @@ impl Usage {
 mod tests {
     use super::*;
     use prometheus_client::metrics::counter::Counter;
+
+    #[test]
+    fn counters_that_are_kept_elsewhere_are_read_at_each_scrape() {
+        let mut registry = registry("spiderpool-agent", "1.2.3");
+        let read = || vec![("409".to_owned(), 7), ("timeout".to_owned(), 1)];
+        registry.register_collector(Box::new(Counts {
+            name: "spiderpool_x_counts",
+            help: "Things",
+            label: "code",
+            read,
+        }));
+        let mut body = String::new();
+        text::encode(&mut body, &registry).unwrap();
+        for (code, count) in [("409", 7), ("timeout", 1)] {
+            let label = format!("code=\"{code}\"");
+            let is_series = |line: &&str| line.starts_with("spiderpool_x_counts_total{") && line.contains(&label);
+            let line = body.lines().find(is_series).unwrap_or_else(|| panic!("{code} in {body}"));
+            assert!(line.ends_with(&format!(" {count}")), "{line}");
+        }
+    }
 
     #[test]
     fn series_carry_the_scope_and_counters_their_suffix() {

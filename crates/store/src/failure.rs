@@ -1,7 +1,9 @@
 //! What a failed request means to its caller.
 
 use kube::core::Status;
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Longest wait for the answer to one request.
@@ -81,12 +83,57 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Waits for a request, but not longer than [`REQUEST_LIMIT`].
+/// Waits for a request, but not longer than [`REQUEST_LIMIT`]. What is no success is counted.
 pub async fn bounded<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-    match tokio::time::timeout(REQUEST_LIMIT, request).await {
-        Ok(outcome) => outcome.map_err(Failure::from),
-        Err(_) => Err(Failure::Unknown(format!("no answer from the API server within {REQUEST_LIMIT:?}"))),
+    within(REQUEST_LIMIT, request).await
+}
+
+async fn within<T>(limit: Duration, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+    let (code, failure) = match tokio::time::timeout(limit, request).await {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => (code(&error), Failure::from(error)),
+        Err(_) => (Code::Late, Failure::Unknown(format!("no answer from the API server within {limit:?}"))),
+    };
+    *ERRORS.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+    Err(failure)
+}
+
+/// What came instead of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Code {
+    /// A status with this code.
+    Status(u16),
+    /// Nothing in time.
+    Late,
+    /// Nothing: the connection was lost, or the request was not sent.
+    Nothing,
+}
+
+/// How often, since the process began.
+static ERRORS: Mutex<BTreeMap<Code, u64>> = Mutex::new(BTreeMap::new());
+
+fn code(error: &kube::Error) -> Code {
+    match error {
+        kube::Error::Api(status) if status.code > 0 => Code::Status(status.code),
+        _ => Code::Nothing,
     }
+}
+
+/// Name of the series of [`errors`], without `_total`.
+pub const ERRORS_NAME: &str = "spiderpool_api_error_counts";
+/// What it counts.
+pub const ERRORS_HELP: &str = "Requests to the API server that had no success, by the code of the answer";
+
+/// How often [`bounded`] requests had no success since the process began, by the code of the answer; `timeout` and `none` where there was no
+/// answer.
+pub fn errors() -> Vec<(String, u64)> {
+    let errors = ERRORS.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = |code: &Code| match code {
+        Code::Status(code) => code.to_string(),
+        Code::Late => "timeout".to_owned(),
+        Code::Nothing => "none".to_owned(),
+    };
+    errors.iter().map(|(code, count)| (text(code), *count)).collect()
 }
 
 /// 404 as `None`.
@@ -105,6 +152,22 @@ mod tests {
     fn status(code: u16, reason: &str, name: &str) -> Status {
         let text = serde_json::json!({"code": code, "reason": reason, "message": "m", "details": {"name": name}});
         serde_json::from_value(text).unwrap()
+    }
+
+    /// No other test of this process asks for anything.
+    #[tokio::test]
+    async fn what_is_no_success_is_counted_by_its_code() {
+        let count = |code: &str| errors().into_iter().find(|(one, _)| one == code).map_or(0, |(_, count)| count);
+        let before = ["418", "timeout", "none"].map(count);
+        let teapot = || std::future::ready(Err::<(), _>(kube::Error::Api(Box::new(status(418, "Teapot", "")))));
+        for _ in 0..3 {
+            bounded(teapot()).await.unwrap_err();
+        }
+        within(Duration::ZERO, std::future::pending::<kube::Result<()>>()).await.unwrap_err();
+        bounded(std::future::ready(Err::<(), _>(kube::Error::LinesCodecMaxLineLengthExceeded))).await.unwrap_err();
+        bounded(std::future::ready(Ok(()))).await.unwrap();
+        let after = ["418", "timeout", "none"].map(count);
+        assert_eq!([0, 1, 2].map(|n| after[n] - before[n]), [3, 1, 1]);
     }
 
     #[test]

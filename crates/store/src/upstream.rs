@@ -31,16 +31,18 @@ use crate::failure::{Failure, bounded, optional};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The longest pause between two tries, in milliseconds.
 const LONGEST_PAUSE: u64 = 200;
+/// Pods that are not at their end. One that was evicted, say, stays for long and gives no address.
+const AT_WORK: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
-/// Namespace and name of an agent's pod of upstream, if there is one, in a namespace or anywhere. Pods of `component` without our label are
-/// upstream's.
+/// Namespace and name of an agent's pod of upstream that is at work, if there is one, in a namespace or anywhere. Pods of `component`
+/// without our label are upstream's.
 pub async fn agent(
     client: &Client,
     component: &str,
     namespace: Option<&str>,
 ) -> Result<Option<(String, String)>, Failure> {
     let selector = format!("{}={},!{}", labels::COMPONENT, labels::value(component), labels::AGENT_SOURCE);
-    let params = ListParams::default().labels(&selector).limit(1);
+    let params = ListParams::default().labels(&selector).fields(AT_WORK).limit(1);
     let api: Api<Pod> = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
@@ -70,8 +72,14 @@ impl Listed {
         Self { api: Api::all(client) }
     }
 
-    /// Books addresses of one pool for a pod, all or none.
-    pub async fn enter(&self, pool: &str, addresses: &[IpAddr], record: &Record) -> Result<Entered, Failure> {
+    /// Books addresses of one pool for a pod, all or none. `conflict` hears of every write that somebody else had come before.
+    pub async fn enter(
+        &self,
+        pool: &str,
+        addresses: &[IpAddr],
+        record: &Record,
+        conflict: &(dyn Fn() + Sync),
+    ) -> Result<Entered, Failure> {
         let mut taken = SpanSet::new();
         let change = |records: &mut Records| {
             let is_ours = |address: &IpAddr| records.get(*address).is_none_or(|found| found.uid == record.uid);
@@ -86,20 +94,31 @@ impl Listed {
             }
             !missing.is_empty()
         };
-        self.swap(pool, change).await?;
+        self.swap(pool, change, conflict).await?;
         Ok(if taken.is_empty() { Entered::Booked } else { Entered::Taken(taken) })
     }
 
-    /// Takes the booking of an address away, if it is this pod's.
-    pub async fn leave(&self, pool: &str, address: IpAddr, uid: &str) -> Result<(), Failure> {
+    /// Takes the booking of an address away, if it is this pod's. `conflict` hears of every write that somebody else had come before.
+    pub async fn leave(
+        &self,
+        pool: &str,
+        address: IpAddr,
+        uid: &str,
+        conflict: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let change = |records: &mut Records| {
             records.get(address).is_some_and(|found| found.uid == uid) && records.remove(address).is_some()
         };
-        self.swap(pool, change).await
+        self.swap(pool, change, conflict).await
     }
 
     /// Changes the records of a pool in one step; `change` tells whether there is something to write. A pool that is gone has none.
-    async fn swap(&self, pool: &str, mut change: impl FnMut(&mut Records) -> bool) -> Result<(), Failure> {
+    async fn swap(
+        &self,
+        pool: &str,
+        mut change: impl FnMut(&mut Records) -> bool,
+        conflict: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let started = Instant::now();
         let mut tries = 0;
         loop {
@@ -113,7 +132,12 @@ impl Listed {
                 return Ok(());
             }
             tries += 1;
-            match bounded(self.api.patch_status(pool, &PatchParams::default(), &patch(&object, &records))).await {
+            let written =
+                bounded(self.api.patch_status(pool, &PatchParams::default(), &patch(&object, &records))).await;
+            if matches!(written, Err(Failure::Conflict)) {
+                conflict();
+            }
+            match written {
                 Ok(_) | Err(Failure::NotFound) => return Ok(()),
                 Err(Failure::Conflict) if started.elapsed() < PATIENCE => pause(tries).await,
                 Err(Failure::Conflict) => {

@@ -5,7 +5,8 @@
 use apiserver::{Options, Server};
 use ipam::claim::{Claim, Holder, PodHolder, State};
 use k8s_api::{FINALIZER, SpiderEndpoint, SpiderEndpointStatus, SpiderIP, SpiderIPPool};
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use std::sync::Arc;
@@ -268,4 +269,26 @@ async fn objects_of_others_are_counted_as_used() {
     api.create(&PostParams::default(), &serde_json::from_value(foreign).unwrap()).await.unwrap();
     assert_eq!(claims.used("p", true).await.unwrap().texts(), ["10.0.0.7-10.0.0.8"]);
     assert_eq!(claims.of_node("a").await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_agent_of_upstream_that_has_ended_is_not_at_work() {
+    let client = cluster().await;
+    let api: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let agent = async || store::upstream::agent(&client, "spiderpool-agent", None).await.unwrap();
+    for (name, phase) in [("evicted", "Failed"), ("done", "Succeeded"), ("starts", "Pending"), ("runs", "Running")] {
+        let pod = json!({
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/component": "spiderpool-agent"}},
+            "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "i"}]}
+        });
+        api.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+        let status = Patch::Merge(json!({"status": {"phase": phase}}));
+        api.patch_status(name, &PatchParams::default(), &status).await.unwrap();
+        let expected = matches!(phase, "Pending" | "Running").then(|| ("default".to_owned(), name.to_owned()));
+        assert_eq!(agent().await, expected, "{phase}");
+        if expected.is_some() {
+            let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+            api.delete(name, &at_once).await.unwrap();
+        }
+    }
 }

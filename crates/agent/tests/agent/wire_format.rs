@@ -133,6 +133,11 @@ async fn any_path_of_the_metrics_port_tells_the_series() {
     assert_eq!(value("spiderpool_ipam_allocation_counts_total"), "1");
     assert_eq!(value("spiderpool_ipam_allocation_failure_counts_total"), "1");
     assert_eq!(value("spiderpool_ipam_release_counts_total"), "0");
+    let labels = |name: &str| text.lines().filter(|line| line.starts_with(&format!("{name}{{"))).collect::<Vec<_>>();
+    let failed = labels("spiderpool_cni_duration_seconds_count");
+    assert!(failed.len() == 1 && failed[0].contains("command=\"ADD\",result=\"failure\""), "{failed:?}");
+    let errors = labels("spiderpool_api_error_counts_total");
+    assert!(errors.iter().any(|line| line.contains("code=\"404\"")), "the pod was not found: {errors:?}");
 }
 
 async fn http_over(mut stream: tokio::net::TcpStream, method: &str, path: &str) -> (u16, String) {

@@ -122,7 +122,8 @@ impl Pools {
         let mut used: Vec<Used> = ips.iter().filter(|ip| ip.spec.pool == name).filter_map(claimed).collect();
         if pool.source() == Source::Listed {
             let records = pool.records().unwrap_or_default();
-            let recorded = records.iter().map(|(address, record)| Used { address, holder: record.pod.clone() });
+            let recorded =
+                records.iter().map(|(address, record)| Used { address, holder: format!("Pod {}", record.pod) });
             let known: HashSet<IpAddr> = used.iter().map(|used| used.address).collect();
             used.extend(recorded.filter(|used| !known.contains(&used.address)));
         }
@@ -132,7 +133,7 @@ impl Pools {
 
 fn claimed(ip: &SpiderIP) -> Option<Used> {
     let holder = match &ip.spec.holder {
-        Holder::Pod(pod) => format!("{}/{}", pod.namespace, pod.name),
+        Holder::Pod(pod) => format!("Pod {}/{}", pod.namespace, pod.name),
         Holder::Node(node) => format!("node {}", node.name),
         Holder::Other => "a holder this version does not know".to_owned(),
     };

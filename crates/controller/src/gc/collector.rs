@@ -103,6 +103,7 @@ pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infal
     let (mut looks, mut others) = (FuturesUnordered::new(), FuturesUnordered::new());
     loop {
         let complete = collector.index.is_complete();
+        collector.shared.metrics.queued.set(i64::try_from(collector.queue.depth()).unwrap_or(i64::MAX));
         let wake = collector.queue.wake().filter(|_| complete && looks.len() < settings.workers);
         tokio::select! {
             () = stop.cancelled() => break,
@@ -145,6 +146,7 @@ pub async fn run(context: Context, stop: Stop) -> Result<(), std::convert::Infal
             }
         }
     }
+    collector.shared.metrics.queued.set(0);
     // What is under way is finished, so that what was released is also reported.
     while looks.next().await.is_some() {}
     collector.shared.report.flush(&collector.shared.client, &collector.shared.events).await;

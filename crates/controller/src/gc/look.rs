@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -46,7 +47,15 @@ fn failed(step: String) -> impl FnOnce(Failure) -> Error {
 
 /// Looks at a subject; tells when to look again.
 pub async fn look(shared: &Shared, subject: &Subject, sight: Sight) -> Outcome {
-    let mut look = Look { shared, sight, nodes: HashMap::new(), fixed: HashMap::new(), again: None, failed: false };
+    let mut look = Look {
+        shared,
+        sight,
+        nodes: HashMap::new(),
+        fixed: HashMap::new(),
+        pools: HashMap::new(),
+        again: None,
+        failed: false,
+    };
     let (name, looked) = match subject {
         Subject::Pod(key) => {
             let (namespace, name) = key.split_once('/').unwrap_or_default();
@@ -70,6 +79,8 @@ struct Look<'a> {
     sight: Sight,
     nodes: HashMap<String, NodeFact>,
     fixed: HashMap<String, Fixed>,
+    /// Read in this look.
+    pools: HashMap<String, Option<Arc<SpiderIPPool>>>,
     again: Option<Duration>,
     failed: bool,
 }
@@ -202,15 +213,18 @@ impl Look<'_> {
     }
 
     /// Deletes this very claim in the version it was judged in; `false` if somebody has changed it: then it stays booked with upstream too.
-    async fn release(&self, ip: &SpiderIP, reason: &Reason, pod: Option<&Pod>) -> Result<bool, Error> {
-        let (name, metrics) = (ip.name_any(), &self.shared.metrics);
+    async fn release(&mut self, ip: &SpiderIP, reason: &Reason, pod: Option<&Pod>) -> Result<bool, Error> {
+        let (name, metrics) = (ip.name_any(), self.shared.metrics.clone());
         let judged = Preconditions { uid: ip.uid(), resource_version: ip.resource_version() };
         let params = DeleteParams { preconditions: Some(judged), ..DeleteParams::default() };
         metrics.released.inc();
         match bounded(Api::<SpiderIP>::all(self.shared.client.clone()).delete(&name, &params)).await {
             Ok(_) => {}
             Err(Failure::NotFound) => return Ok(true),
-            Err(Failure::Conflict) => return Ok(false),
+            Err(Failure::Conflict) => {
+                metrics.conflicts.inc();
+                return Ok(false);
+            }
             Err(source) => {
                 metrics.failed.inc();
                 return Err(Error { step: format!("delete SpiderIP {name}"), source });
@@ -236,24 +250,35 @@ impl Look<'_> {
 
     /// While agents of upstream may allocate from the pool, the booking that they see goes after the claim (see [`store::upstream`]). One that
     /// cannot be removed is left to the import.
-    async fn leave_upstream(&self, ip: &SpiderIP) -> Result<(), Error> {
-        let (name, client) = (&ip.spec.pool, &self.shared.client);
+    async fn leave_upstream(&mut self, ip: &SpiderIP) -> Result<(), Error> {
+        let name = &ip.spec.pool;
         let (Some(holder), Some(address)) = (ip.spec.holder.pod(), ip.address()) else { return Ok(()) };
         if !self.is_open(name).await? {
             return Ok(());
         }
-        let left = Listed::new(client.clone()).leave(name, address, &holder.uid).await;
+        // It will be another one.
+        self.pools.remove(name);
+        let conflict = || {
+            self.shared.metrics.conflicts.inc();
+        };
+        let left = Listed::new(self.shared.client.clone()).leave(name, address, &holder.uid, &conflict).await;
         left.map_err(failed(format!("take {address} out of status.allocatedIPs of SpiderIPPool {name}")))
     }
 
     /// Whether agents of upstream may still allocate from the pool.
-    async fn is_open(&self, name: &str) -> Result<bool, Error> {
+    async fn is_open(&mut self, name: &str) -> Result<bool, Error> {
         Ok(self.pool(name).await?.is_some_and(|pool| !pool.is_view()))
     }
 
-    async fn pool(&self, name: &str) -> Result<Option<SpiderIPPool>, Error> {
+    /// A pool, which may be big, and which all addresses of a pod may be from.
+    async fn pool(&mut self, name: &str) -> Result<Option<Arc<SpiderIPPool>>, Error> {
+        if let Some(pool) = self.pools.get(name) {
+            return Ok(pool.clone());
+        }
         let read = bounded(Api::<SpiderIPPool>::all(self.shared.client.clone()).get(name)).await;
-        optional(read).map_err(failed(format!("read SpiderIPPool {name}")))
+        let pool = optional(read).map_err(failed(format!("read SpiderIPPool {name}")))?.map(Arc::new);
+        self.pools.insert(name.to_owned(), pool.clone());
+        Ok(pool)
     }
 
     /// Judges an endpoint, after its claims.
@@ -322,13 +347,13 @@ impl Look<'_> {
     }
 
     /// Whether a pool that agents of upstream may still allocate from has a record of the pod.
-    async fn is_recorded(&self, endpoint: &SpiderEndpoint, pod: &str) -> Result<bool, Error> {
+    async fn is_recorded(&mut self, endpoint: &SpiderEndpoint, pod: &str) -> Result<bool, Error> {
         let ips = endpoint.status.iter().flat_map(|status| &status.current.ips);
         let pools: HashSet<&String> = ips.flat_map(|ip| ip.ipv4_pool.iter().chain(&ip.ipv6_pool)).collect();
         let record = format!("\"{pod}\"");
         for pool in pools {
             let open = self.pool(pool).await?.filter(|pool| !pool.is_view());
-            let records = open.and_then(|pool| pool.status?.allocated_ips);
+            let records = open.and_then(|pool| pool.status.as_ref()?.allocated_ips.clone());
             if records.is_some_and(|records| records.contains(&record)) {
                 return Ok(true);
             }

@@ -72,6 +72,11 @@ impl Queue {
         }
     }
 
+    /// How many subjects wait, or are being looked at.
+    pub fn depth(&self) -> usize {
+        self.entries.len()
+    }
+
     /// When the next subject is due.
     pub fn wake(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
@@ -147,11 +152,11 @@ mod tests {
         queue.put(pod("a"), now);
         assert_eq!(queue.next(now), Some(pod("a")));
         queue.put(pod("a"), now);
-        assert_eq!(queue.next(now), None);
+        assert_eq!((queue.next(now), queue.depth()), (None, 1));
         queue.ended(pod("a"), Outcome::Again(9 * SECOND), now);
         assert_eq!(queue.next(now), Some(pod("a")), "the wish that came meanwhile");
         queue.ended(pod("a"), Outcome::Done, now);
-        assert!(queue.entries.is_empty() && queue.due.is_empty());
+        assert!(queue.depth() == 0 && queue.due.is_empty());
     }
 
     /// Mend G12: nothing is forgotten.

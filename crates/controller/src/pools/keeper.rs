@@ -32,6 +32,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::{sync::watch, time::Instant};
 
@@ -251,7 +252,7 @@ impl Keeper {
             return None;
         }
         let agents = if pool.spec.node_name.len() == 1 { 1 } else { self.context.nodes.load(Ordering::Relaxed) };
-        self.pace.delivered(deliveries * agents);
+        self.pace.delivered(deliveries * agents, work.bytes());
         self.busy.insert(Arc::clone(&name), false);
         let context = Arc::clone(&self.context);
         Some(async move { (name, work.settle(&context).await) }.boxed())
@@ -301,6 +302,11 @@ impl Work {
     /// How many writes bring it about.
     fn deliveries(&self) -> usize {
         usize::from(self.metadata().is_some()) + usize::from(self.status_patch(&self.pool).is_some())
+    }
+
+    /// About how big the pool is that is delivered.
+    fn bytes(&self) -> usize {
+        size(&self.pool.metadata) + size(&self.pool.spec) + size(&self.status)
     }
 
     async fn settle(&self, context: &Context) -> Result<bool, Error> {
@@ -437,11 +443,41 @@ impl Work {
     }
 }
 
+/// Length of the JSON text.
+fn size(value: &impl Serialize) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0 += text.len();
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    match serde_json::to_writer(&mut count, value) {
+        Ok(()) => count.0,
+        Err(_) => 0, // it will not be sent either
+    }
+}
+
 /// A pool that is gone needs nothing; of one that has changed the watch will tell.
 fn done<T>(outcome: kube::Result<T>, step: &'static str, pool: &str) -> Result<Option<T>, Error> {
     match outcome {
         Ok(written) => Ok(Some(written)),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
         Err(source) => Err(Error::Pool { step, pool: pool.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_pool_is_that_of_its_text() {
+        let status = SpiderIPPoolStatus { allocated_ips: Some("\"x\"".repeat(9000)), ..SpiderIPPoolStatus::default() };
+        assert_eq!(size(&status), serde_json::to_string(&status).unwrap().len());
     }
 }

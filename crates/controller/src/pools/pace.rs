@@ -1,7 +1,7 @@
 //! When a pool may be written. Pure: time is an argument.
 //!
 //! A pool waits a second after its last write, so that a burst of pods costs one write. Every write of a pool that all
-//! agents watch is delivered to all of them: deliveries are bounded for all pools together.
+//! agents watch is delivered to all of them: deliveries are bounded for all pools together, and a big object counts as many.
 
 use std::{
     cmp::Ordering,
@@ -18,6 +18,8 @@ const APART: Duration = Duration::from_secs(1);
 const JOIN: Duration = Duration::from_millis(100);
 /// Deliveries of written pools to agents, per second, all pools together.
 const DELIVERIES: f64 = 1000.0;
+/// What one delivery may weigh; a bigger one counts as several.
+const BYTES: usize = 16 * 1024;
 /// The longest pause after failures.
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -121,11 +123,11 @@ impl Pace {
         Some(pool)
     }
 
-    /// A write is delivered to so many agents.
-    pub fn delivered(&mut self, agents: usize) {
-        #[allow(clippy::cast_precision_loss)] // a number of nodes
-        let agents = agents.max(1) as f64;
-        self.credit -= agents;
+    /// Writes of an object of this size are delivered so often.
+    pub fn delivered(&mut self, deliveries: usize, bytes: usize) {
+        #[allow(clippy::cast_precision_loss)] // a number of nodes, and a size in pieces
+        let cost = deliveries.max(1) as f64 * (bytes / BYTES).max(1) as f64;
+        self.credit -= cost;
     }
 
     fn drop_stale(&mut self) {
@@ -167,10 +169,27 @@ mod tests {
         let mut writes = Vec::new();
         while let Some(wake) = pace.wake() {
             assert!(pace.next(wake).is_some(), "awake for nothing after {writes:?}");
-            pace.delivered(5000);
+            pace.delivered(5000, 900);
             writes.push((wake - start).as_secs());
         }
         assert_eq!(writes, [0, 4, 9, 14]);
+    }
+
+    #[test]
+    fn big_pools_are_written_slower_than_small_ones() {
+        let start = Instant::now();
+        let second_write = |bytes| {
+            let mut pace = Pace::new(start);
+            for name in ["a", "b"] {
+                pace.changed(&pool(name), start);
+            }
+            let first = pace.wake().unwrap();
+            pace.next(first).unwrap();
+            pace.delivered(1000, bytes);
+            (pace.wake().unwrap() - first).as_secs()
+        };
+        assert_eq!([900, BYTES, 2 * BYTES - 1].map(second_write), [0, 0, 0], "the credit of a second");
+        assert_eq!([2 * BYTES, 3 * BYTES, 33 * BYTES].map(second_write), [1, 2, 32]);
     }
 
     #[test]

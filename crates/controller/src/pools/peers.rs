@@ -2,7 +2,8 @@
 //!
 //! What is admitted is admitted on the word of this watch and of our own memory: pools that this process has
 //! admitted in the last moments and that the watch may not show yet, so two overlapping pools created at the same instant
-//! do not pass. What is refused is refused on the word of the API itself: a watch may still show a pool that is gone.
+//! do not pass. What is refused because of another pool is refused on the word of the API itself: a watch may still show a
+//! pool that is gone. What is wrong with a pool beside any others is refused without asking anybody.
 
 use std::{
     collections::HashMap,
@@ -107,6 +108,9 @@ impl Peers {
         remember: Option<&PoolSpec>,
         rule: impl Fn(&[Peer]) -> Result<(), Refusal>,
     ) -> kube::Result<Result<(), Refusal>> {
+        if let Some(refusal) = self.refused_alone(&rule) {
+            return Ok(Err(refusal));
+        }
         let _turn = self.turn.lock().await;
         // Before either list is read: a pool that is stored meanwhile is in this one or in that.
         let under_way = self.under_way(name);
@@ -123,6 +127,13 @@ impl Peers {
             admitted.insert(name.to_owned(), (peer, Instant::now()));
         }
         Ok(verdict)
+    }
+
+    /// What the rule says of the pool by itself, unless its name may be taken: that goes before everything else.
+    fn refused_alone(&self, rule: impl Fn(&[Peer]) -> Result<(), Refusal>) -> Option<Refusal> {
+        let refusal = rule(&[]).err()?;
+        let beside = self.watched().map(|watched| rule(&watched));
+        (beside != Some(Err(Refusal::AlreadyExists))).then_some(refusal)
     }
 
     /// The pools that were admitted and may or may not be stored, other than `name`.
@@ -147,4 +158,73 @@ fn joined(mut known: Vec<Peer>, under_way: &[Peer]) -> Vec<Peer> {
 
 fn view(pool: &SpiderIPPool) -> Option<Peer> {
     Peer::of(&pool.name_any(), &PoolSpec::from(&pool.spec))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{Json, Router};
+    use ipam::{
+        Labels,
+        rules::{Enabled, PoolContext, validate_pool_create},
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spec(subnet: &str, ips: &str) -> PoolSpec {
+        let text = json!({"ipVersion": 4, "subnet": subnet, "ips": [ips]});
+        serde_json::from_value(text).unwrap()
+    }
+
+    /// An API without pools, and how often it was asked.
+    fn api() -> (Client, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let answer = move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            let list: Value = json!({
+                "apiVersion": k8s_api::API_VERSION, "kind": "SpiderIPPoolList", "metadata": {"resourceVersion": "1"},
+                "items": []
+            });
+            std::future::ready(Json(list))
+        };
+        (Client::new(Router::new().fallback(answer), "default"), asked)
+    }
+
+    /// What is wrong with a pool alone costs the API server nothing; what another pool makes wrong is read from it.
+    #[tokio::test]
+    async fn only_refusals_that_depend_on_other_pools_are_read_again() {
+        let ((client, asked), peers) = (api(), Peers::default());
+        let watched = Peer::of("gone", &spec("10.1.0.0/24", "10.1.0.1")).unwrap();
+        *peers.watched.write().unwrap() = Some([(watched.name.clone(), watched)].into());
+        let rows = [
+            ("outside", "new", spec("10.1.0.0/24", "10.2.0.1"), "spec.ips[0]: Invalid", 0),
+            ("bad family", "new", spec("fd00::/64", "fd00::1"), "spec.subnet: Invalid", 0),
+            ("an address of a pool that is gone", "new", spec("10.1.0.0/24", "10.1.0.1"), "admitted", 1),
+            (
+                "a subnet of a pool that is gone",
+                "other",
+                spec("10.1.0.0/16", "10.1.0.1"),
+                "overlap with IPPool new which",
+                1,
+            ),
+            ("a name that is free again", "gone", spec("10.3.0.0/24", "10.4.0.1"), "spec.ips[0]: Invalid", 1),
+        ];
+        for (what, name, spec, expected, lists) in rows {
+            let before = asked.load(Ordering::SeqCst);
+            let rule = |peers: &[Peer]| {
+                let context = PoolContext { enabled: Enabled::BOTH, peers, owner: None };
+                validate_pool_create(name, &spec, &Labels::new(), &context)
+            };
+            let told = match peers.judge(&client, name, Some(&spec), rule).await.unwrap() {
+                Ok(()) => "admitted".to_owned(),
+                Err(Refusal::Invalid(errors)) => errors[0].to_string(),
+                Err(other) => format!("{other:?}"),
+            };
+            assert!(told.contains(expected), "{what}: {told}");
+            assert_eq!(asked.load(Ordering::SeqCst) - before, lists, "{what}");
+        }
+    }
 }

@@ -38,6 +38,7 @@ impl Leading {
         self.start(&mut tasks, &term.fence.guard(&self.client));
         let outcome = tasks.run_unless(&term.over, GRACE).await;
         self.shared.pools.clear();
+        self.shared.collected.queued.set(0);
         outcome
     }
 

@@ -175,7 +175,8 @@ async fn import(
     recorded: bool,
 ) -> Result<Fate, Error> {
     let step = |what: &str| format!("{what} {address} of Pod {} (UID {})", record.pod, record.uid);
-    let holder = context.sources.holder(address, &record, recorded).await.map_err(failed(step("find who has")))?;
+    let holder = context.sources.holder(address, &record, recorded, context.changed_at).await;
+    let holder = holder.map_err(failed(step("find who has")))?;
     let Some(holder) = holder.filter(|holder| recorded || holder.exists) else {
         return Ok(Fate::Gone(address, record));
     };
@@ -203,7 +204,7 @@ async fn import(
     if other.uid == record.uid {
         return Ok(Fate::Covered);
     }
-    let in_use = context.sources.exists(&other.namespace, &other.name, &other.uid).await;
+    let in_use = context.sources.exists(&other.namespace, &other.name, &other.uid, Instant::now()).await;
     let in_use = in_use.map_err(failed(step("find who else has")))?;
     match (holder.exists, in_use) {
         // What is left of a pod that is gone, while the address is in use by another one.
@@ -222,7 +223,7 @@ async fn import(
 
 /// Upstream's agents have released these: their SpiderIPs go when their pods are gone. Returns how many wait for that.
 async fn follow(context: &Context<'_>, released: &[(IpAddr, Record)]) -> Result<usize, Error> {
-    let api = Api::<SpiderIP>::all(context.client.clone());
+    let (api, known) = (Api::<SpiderIP>::all(context.client.clone()), Instant::now());
     let mut waiting = 0;
     for (address, record) in released {
         let step = |what: &str| format!("{what} the SpiderIP of {address}, which upstream has released");
@@ -232,7 +233,8 @@ async fn follow(context: &Context<'_>, released: &[(IpAddr, Record)]) -> Result<
             |ip: &SpiderIP| ip.spec.holder.pod().is_some_and(|pod| pod.uid == record.uid && pod.container_id.is_none());
         let Some(ip) = found.filter(imported) else { continue };
         let Some((namespace, pod)) = record.names() else { continue };
-        if context.sources.exists(namespace, pod, &record.uid).await.map_err(failed(step("find the pod of")))? {
+        let exists = context.sources.exists(namespace, pod, &record.uid, known).await;
+        if exists.map_err(failed(step("find the pod of")))? {
             waiting += 1;
             continue;
         }

@@ -1,4 +1,7 @@
 //! Who a recorded UID is: pods and SpiderEndpoints, listed in full once, and anew for pools that were given addresses; else read one by one.
+//!
+//! A pod that its record's name does not lead to is looked for by its UID in a list of its namespace, which serves many records. A UID never
+//! comes back: one that was known before the list was taken, and is not in it, is gone for good. One that is in it is read.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -44,6 +47,16 @@ pub struct Holder {
 pub struct Sources {
     client: Client,
     lists: Mutex<Option<Arc<Lists>>>,
+    /// By namespace.
+    names: Mutex<HashMap<String, Arc<Names>>>,
+}
+
+/// The pods of a namespace.
+struct Names {
+    /// The list was asked for after this moment.
+    at: Instant,
+    /// Names by UID.
+    by_uid: HashMap<String, String>,
 }
 
 struct Lists {
@@ -94,17 +107,23 @@ impl Known {
 impl Sources {
     /// Sources behind this client; nothing is read yet.
     pub fn new(client: Client) -> Self {
-        Self { client, lists: Mutex::default() }
+        Self { client, lists: Mutex::default(), names: Mutex::default() }
     }
 
     /// Who the pod of a record is. `None`: read from the API itself, neither the pod nor an endpoint of it exists. `recorded`: upstream
-    /// still says that the pod has the address, so that a list of just now will do.
-    pub async fn holder(&self, address: IpAddr, record: &Record, recorded: bool) -> Result<Option<Holder>, Failure> {
+    /// still says that the pod has the address, so that a list of just now will do. `known`: the record is older than this.
+    pub async fn holder(
+        &self,
+        address: IpAddr,
+        record: &Record,
+        recorded: bool,
+        known: Instant,
+    ) -> Result<Option<Holder>, Failure> {
         let lists = self.lists().await?;
         let (pod, endpoint) = if recorded && lists.at.elapsed() < FRESH && lists.pods.contains_key(&record.uid) {
             (lists.pods.get(&record.uid).cloned(), lists.endpoints.get(&record.uid).cloned())
         } else {
-            (self.pod(record).await?, self.endpoint(record).await?)
+            (self.pod(record, known).await?, self.endpoint(record).await?)
         };
         let Some(known) = pod.as_ref().or(endpoint.as_ref()) else { return Ok(None) };
         // An endpoint may know the address before it knows the NIC.
@@ -137,30 +156,51 @@ impl Sources {
         Ok(users)
     }
 
-    /// Whether a pod of this UID exists, read from the API itself.
-    pub async fn exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, Failure> {
-        Ok(self.pod(&Record::new(namespace, name, uid)).await?.is_some())
+    /// Whether a pod of this UID exists, read from the API itself. `known`: the UID was known before this moment.
+    pub async fn exists(&self, namespace: &str, name: &str, uid: &str, known: Instant) -> Result<bool, Failure> {
+        Ok(self.pod(&Record::new(namespace, name, uid), known).await?.is_some())
     }
 
     /// A pod, by its UID: the record of a virtual machine bears the machine's name, not the pod's.
-    async fn pod(&self, record: &Record) -> Result<Option<Known>, Failure> {
+    async fn pod(&self, record: &Record, known: Instant) -> Result<Option<Known>, Failure> {
         let Some((namespace, name)) = record.names() else { return Ok(None) };
-        let found = store::pods::read(&self.client, namespace, name).await?;
-        if let Some(pod) = found.filter(|pod| pod.uid == record.uid) {
-            return Ok(Some(Known::of_pod(&pod)));
+        if let Some(pod) = self.named(namespace, name, &record.uid).await? {
+            return Ok(Some(pod));
         }
+        match self.names(namespace, known).await?.by_uid.get(&record.uid) {
+            Some(found) if found != name => self.named(namespace, found, &record.uid).await,
+            // The one of its name was not it a moment ago.
+            _ => Ok(None),
+        }
+    }
+
+    async fn named(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<Known>, Failure> {
+        let found = store::pods::read(&self.client, namespace, name).await?;
+        Ok(found.filter(|pod| pod.uid == uid).map(|pod| Known::of_pod(&pod)))
+    }
+
+    /// The pods of a namespace at a moment after `known`.
+    async fn names(&self, namespace: &str, known: Instant) -> Result<Arc<Names>, Failure> {
+        // Who waits here for somebody else's list finds it.
+        let mut kept = self.names.lock().await;
+        if let Some(names) = kept.get(namespace).filter(|names| names.at > known) {
+            return Ok(Arc::clone(names));
+        }
+        let at = Instant::now();
         let pods = Api::<ApiPod>::namespaced(self.client.clone(), namespace);
-        let mut page = ListParams::default().limit(PAGE);
+        let (mut page, mut by_uid) = (ListParams::default().limit(PAGE), HashMap::new());
         loop {
-            let list = bounded(pods.list(&page)).await?;
-            if let Some(pod) = list.items.into_iter().find(|pod| pod.metadata.uid.as_ref() == Some(&record.uid)) {
-                return Ok(Some(Known::of_pod(&pod.into())));
-            }
+            let list = bounded(pods.list_metadata(&page)).await?;
+            by_uid.extend(list.items.iter().filter_map(|pod| Some((pod.uid()?, pod.name_any()))));
             match list.metadata.continue_.filter(|next| !next.is_empty()) {
                 Some(next) => page = page.continue_token(&next),
-                None => return Ok(None),
+                None => break,
             }
         }
+        let names = Arc::new(Names { at, by_uid });
+        kept.retain(|_, names| names.at.elapsed() < FRESH);
+        kept.insert(namespace.to_owned(), Arc::clone(&names));
+        Ok(names)
     }
 
     async fn endpoint(&self, record: &Record) -> Result<Option<Known>, Failure> {

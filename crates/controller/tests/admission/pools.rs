@@ -45,7 +45,7 @@ async fn pools_that_break_a_rule_are_refused() {
             json!({"subnet": "10.8.0.0/16", "gateway": "10.8.0.1", "ips": []}),
             INVALID,
             "spec.subnet",
-            "of IPPool neighbour",
+            "overlap with IPPool neighbour which 'spec.subnet' is 10.8.0.0/24",
         ),
         ("6 outside", json!({"ips": ["10.7.0.1"]}), INVALID, "spec.ips[0]", "10.7.0.1"),
         ("6 reversed", json!({"ips": ["10.9.0.20-10.9.0.10"]}), INVALID, "spec.ips[0]", "10.9.0.20-10.9.0.10"),
@@ -61,7 +61,7 @@ async fn pools_that_break_a_rule_are_refused() {
             json!({"subnet": "10.8.0.0/24", "ips": ["10.8.0.20-10.8.0.30"], "gateway": "10.8.0.1"}),
             FORBIDDEN,
             "spec.ips",
-            "overlaps with IPPool neighbour in IP ranges [10.8.0.20]",
+            "overlap with IPPool neighbour in IP ranges [10.8.0.20], total IP addresses of an IPPool are jointly",
         ),
         (
             "9 default route",
@@ -91,7 +91,13 @@ async fn pools_that_break_a_rule_are_refused() {
             "spec.routes[0].gw",
             "10.7.0.1",
         ),
-        ("10 empty selector", json!({"podAffinity": {}}), INVALID, "spec.podAffinity", "podAffinity"),
+        (
+            "10 empty selector",
+            json!({"podAffinity": {}}),
+            INVALID,
+            "spec.podAffinity",
+            "empty podAffinity is invalid for",
+        ),
         (
             "10 bad selector",
             json!({"podAffinity": {"matchExpressions": [{"key": "a", "operator": "Maybe"}]}}),

@@ -56,10 +56,10 @@ async fn a_pool_in_use_keeps_its_subnet_and_its_addresses_in_use() {
         ("in use", json!({"ips": ["10.9.0.13-10.9.0.20"]}), FORBIDDEN, "spec.ips", "10.9.0.12"),
         ("in use, excluded", json!({"excludeIPs": ["10.9.0.12"]}), FORBIDDEN, "spec.ips", "ns/web-0"),
         ("6", json!({"ips": ["10.9.0.10-10.9.0.20", "10.9.1.20"]}), INVALID, "spec.ips[1]", "not pertains"),
-        ("7", json!({"ips": ["10.9.0.10-10.9.0.40"]}), FORBIDDEN, "spec.ips", "overlaps with IPPool neighbour"),
+        ("7", json!({"ips": ["10.9.0.10-10.9.0.40"]}), FORBIDDEN, "spec.ips", "overlap with IPPool neighbour"),
         ("8", json!({"gateway": "10.9.0.12"}), INVALID, "spec.ips[0]", "10.9.0.12"),
         ("9", json!({"routes": [{"dst": "0.0.0.0/0", "gw": "10.9.0.1"}]}), INVALID, "spec.routes[0].dst", "gateway"),
-        ("10", json!({"podAffinity": {}}), INVALID, "spec.podAffinity", "empty podAffinity"),
+        ("10", json!({"podAffinity": {}}), INVALID, "spec.podAffinity", "empty podAffinity is invalid"),
     ];
     for (what, spec, kind, field, words) in rows {
         assert_invalid(what, &refusal(what, patched(&world.client, "p", spec).await), kind, field, words);
@@ -84,9 +84,15 @@ async fn what_upstream_has_recorded_is_in_use() {
     let guarded = "enableIPv4: true\nenableIPv6: true\nenableValidatingResourcesDeletedWebhook: true\n";
     let world = World::on(client.clone(), server, guarded, &[]).await;
     let status = refusal("left out", patched(&client, "p", json!({"ips": ["10.9.0.13-10.9.0.20"]})).await);
-    assert_invalid("left out", &status, FORBIDDEN, "spec.ips", "10.9.0.12 (used by default/web-0)");
+    assert_invalid(
+        "left out",
+        &status,
+        FORBIDDEN,
+        "spec.ips",
+        "10.9.0.12 that is being used by Pod default/web-0, total IP",
+    );
     let status = refusal("delete", pools.delete("p", &DeleteParams::default()).await);
-    assert_refused("delete", &status, (403, "Forbidden"), "10.9.0.12 to default/web-0");
+    assert_refused("delete", &status, (403, "Forbidden"), "10.9.0.12 to Pod default/web-0");
     world.end().await;
 }
 
@@ -109,7 +115,7 @@ async fn the_deletion_of_a_pool_in_use_is_refused_where_that_is_switched_on() {
     create::<SpiderIPPool>(&world.client, "p", pool(json!({}))).await.unwrap();
     claim(&world.client, "10.9.0.12", "p").await;
     let status = refusal("delete", pools.delete("p", &DeleteParams::default()).await);
-    assert_refused("delete", &status, (403, "Forbidden"), "10.9.0.12 to ns/web-0");
+    assert_refused("delete", &status, (403, "Forbidden"), "10.9.0.12 to Pod ns/web-0");
     Api::<SpiderIP>::all(world.client.clone()).delete("10.9.0.12", &DeleteParams::default()).await.unwrap();
     pools.delete("p", &DeleteParams::default()).await.unwrap();
     world.end().await;

@@ -170,6 +170,11 @@ impl Cluster {
         .await;
     }
 
+    /// How often the collector has read this pool from the API itself.
+    pub fn pool_reads(&self, pool: &str) -> usize {
+        self.spy.count(&format!("GET /apis/{}/spiderippools/{pool}", k8s_api::API_VERSION))
+    }
+
     /// Whether the collector has ever read this pod from the API itself.
     pub fn was_looked_at(&self, pod: &str) -> bool {
         self.spy.count(&format!("GET /api/v1/namespaces/{NAMESPACE}/pods/{pod}")) > 0

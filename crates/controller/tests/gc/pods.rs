@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_api::SpiderIPPool;
 use k8s_openapi::api::core::v1::Event;
 use kube::{
     Api,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, settings, uid},
-    world::eventually,
+    world::{create, eventually},
 };
 
 /// A pod with a claim on a ready node that has come to this status.
@@ -147,5 +148,28 @@ async fn a_pod_that_runs_without_address_loses_it_only_by_its_switch() {
     let collector = cluster.collect(settings);
     cluster.freed("10.9.0.11").await;
     assert_eq!(cluster.claims().await, ["10.9.0.12"]);
+    collector.end().await;
+}
+
+/// Three NICs, one pool: the pool, whose status may be big, is read once for all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_is_read_once_for_all_addresses_of_a_pod() {
+    let cluster = Cluster::start().await;
+    cluster.node("node-a", true).await;
+    let spec = json!({"spec": {"subnet": "10.9.0.0/24", "ips": ["10.9.0.1-10.9.0.200"]}});
+    create::<SpiderIPPool>(&cluster.client, "p", spec).await.unwrap();
+    let ours = Patch::Merge(json!({"status": {"source": "SpiderIP", "sourceIPs": ["10.9.0.1-10.9.0.200"]}}));
+    let pools = Api::<SpiderIPPool>::all(cluster.client.clone());
+    pools.patch_status("p", &PatchParams::default(), &ours).await.unwrap();
+    for address in ["10.9.0.11", "10.9.0.12", "10.9.0.13"] {
+        cluster.claim(address, "gone", "uid-gone", "node-a").await;
+    }
+    let mut settings = settings();
+    settings.interval = Duration::from_secs(3600); // a report reads the pool as well
+    let collector = cluster.collect(settings);
+    for address in ["10.9.0.11", "10.9.0.12", "10.9.0.13"] {
+        cluster.freed(address).await;
+    }
+    assert!(matches!(cluster.pool_reads("p"), 1 | 2), "read {} times", cluster.pool_reads("p"));
     collector.end().await;
 }

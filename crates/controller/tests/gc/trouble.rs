@@ -51,10 +51,12 @@ async fn while_the_api_does_not_answer_nothing_is_released_and_nothing_is_forgot
     cluster.spy.fail(Method::DELETE, "/spiderips/", 503);
     let collector = cluster.collect(settings());
     eventually("failures counted", async || (collector.metrics.failed.get() >= 2).then_some(())).await;
+    eventually("both pods wait", async || (collector.metrics.queued.get() == 2).then_some(())).await;
     assert_eq!(cluster.claims().await, ["10.9.0.11", "10.9.0.12"]);
     cluster.spy.recover();
     cluster.freed("10.9.0.11").await;
     cluster.freed("10.9.0.12").await;
+    eventually("nothing waits", async || (collector.metrics.queued.get() == 0).then_some(())).await;
     collector.end().await;
 }
 
@@ -76,6 +78,8 @@ async fn an_address_that_is_anothers_by_the_time_of_its_release_stays() {
     cluster.freed("10.9.0.12").await;
     let holder = cluster.ips().get("10.9.0.11").await.unwrap().spec.holder;
     assert_eq!(holder.pod().unwrap().name, "heir");
+    let counted = (collector.metrics.conflicts.get(), collector.metrics.failed.get());
+    assert_eq!(counted, (1, 0), "a conflict, and no failure");
     collector.end().await;
 }
 

@@ -3,7 +3,10 @@
 
 use std::{
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,10 +15,10 @@ use axum::{
     extract::{Request, State},
     http::{Method, StatusCode},
     middleware::{Next, from_fn_with_state},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use controller::leader::{Fence, clock};
-use k8s_api::{SpiderIP, SpiderIPPool};
+use k8s_api::{NetworkAttachmentDefinition, SpiderIP, SpiderIPPool, SpiderMultusConfig};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, Config,
@@ -29,31 +32,47 @@ use crate::{
     claim,
     election::holder,
     name,
-    world::{BOTH, api_server, create, eventually},
+    world::{BOTH, api_server, create, create_in, eventually},
 };
 
 /// One request of a process.
 #[derive(Clone, Debug)]
-struct Heard {
-    who: &'static str,
-    method: Method,
-    path: String,
-    status: StatusCode,
+pub struct Heard {
+    pub who: &'static str,
+    pub method: Method,
+    pub path: String,
+    pub status: StatusCode,
 }
 
 impl Heard {
     fn writes(&self) -> bool {
         !matches!(self.method, Method::GET | Method::HEAD)
     }
+
+    fn creates_network(&self) -> bool {
+        self.method == Method::POST && self.path.ends_with(NETWORKS)
+    }
 }
 
-type Record = Arc<Mutex<Vec<Heard>>>;
+pub type Record = Arc<Mutex<Vec<Heard>>>;
 
-async fn record(State((who, heard)): State<(&'static str, Record)>, request: Request, next: Next) -> Response {
+pub async fn record(State((who, heard)): State<(&'static str, Record)>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     heard.lock().unwrap().push(Heard { who, method, path, status: response.status() });
     response
+}
+
+const NETWORKS: &str = "/network-attachment-definitions";
+
+/// While this is so nobody can create a NetworkAttachmentDefinition: whoever thinks that it leads keeps trying.
+type Held = Arc<AtomicBool>;
+
+async fn hold(State(held): State<Held>, request: Request, next: Next) -> Response {
+    if held.load(Ordering::SeqCst) && request.method() == Method::POST && request.uri().path().ends_with(NETWORKS) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not now").into_response();
+    }
+    next.run(request).await
 }
 
 /// A controller as a process of its own.
@@ -64,10 +83,17 @@ struct Process {
 }
 
 impl Process {
-    async fn start(who: &'static str, server: &apiserver::Server, heard: &Record, ports: [u16; 2], url: &str) -> Self {
+    async fn start(
+        who: &'static str,
+        server: &apiserver::Server,
+        (heard, held): (&Record, &Held),
+        ports: [u16; 2],
+        url: &str,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = server.router().layer(from_fn_with_state((who, Arc::clone(heard)), record));
+        let router = server.router().layer(from_fn_with_state(Arc::clone(held), hold));
+        let router = router.layer(from_fn_with_state((who, Arc::clone(heard)), record));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let files = tempfile::tempdir().unwrap();
         let at = |name: &str| files.path().join(name);
@@ -88,6 +114,7 @@ impl Process {
             .env("SPIDERPOOL_POD_NAME", who)
             .env("SPIDERPOOL_HEALTH_PORT", ports[0].to_string())
             .env("SPIDERPOOL_WEBHOOK_PORT", ports[1].to_string())
+            .env("SPIDERPOOL_MULTUS_CONFIG_ENABLED", "true")
             .env("SPIDERPOOL_LEADER_DURATION", "4")
             .env("SPIDERPOOL_LEADER_RENEW_DEADLINE", "3")
             .env("SPIDERPOOL_LEADER_RETRY_PERIOD", "1")
@@ -141,12 +168,12 @@ async fn a_leader_paused_past_its_lease_changes_nothing_when_it_goes_on() {
         let spec = json!({"subnet": format!("10.{pool}.0.0/24"), "ips": [format!("10.{pool}.0.1-10.{pool}.0.60")]});
         create::<SpiderIPPool>(&client, &format!("p{pool}"), json!({"spec": spec})).await.unwrap();
     }
-    let heard = Record::default();
+    let (heard, held) = (Record::default(), Held::default());
     let ports = [[free_port().await, free_port().await], [free_port().await, free_port().await]];
     let url = format!("https://127.0.0.1:{}", ports[1][1]);
-    let mut a = Process::start("a", &server, &heard, ports[0], &url).await;
+    let mut a = Process::start("a", &server, (&heard, &held), ports[0], &url).await;
     eventually("a leads", || async { (holder(&client).await.as_deref() == Some("a")).then_some(()) }).await;
-    let mut b = Process::start("b", &server, &heard, ports[1], &url).await;
+    let mut b = Process::start("b", &server, (&heard, &held), ports[1], &url).await;
     let churn = tokio::spawn(churn(client.clone()));
     let writes_views = |who: &'static str, from: usize| {
         let heard = heard.lock().unwrap();
@@ -171,6 +198,19 @@ async fn a_leader_paused_past_its_lease_changes_nothing_when_it_goes_on() {
         let from = now();
         eventually("the other one keeps the views", || async { (writes_views(standby.who, from) > 5).then_some(()) })
             .await;
+        // Something to create, which no version guards, for the paused one to find when it goes on. (b answers the webhooks.)
+        let network = format!("n{round}");
+        let asked = leader.who == "a";
+        if asked {
+            held.store(true, Ordering::SeqCst);
+            let macvlan = json!({"spec": {"cniType": "macvlan", "macvlan": {"master": ["eth0"]}}});
+            create_in::<SpiderMultusConfig>(&client, "default", &network, macvlan).await.unwrap();
+            eventually("the other one tries to create it", || async {
+                let heard = heard.lock().unwrap();
+                heard[from..].iter().any(|one| one.who == standby.who && one.creates_network()).then_some(())
+            })
+            .await;
+        }
         let resumed = now();
         leader.signal(Signal::CONT);
         eventually("the former one looks at the lease", || async {
@@ -187,10 +227,17 @@ async fn a_leader_paused_past_its_lease_changes_nothing_when_it_goes_on() {
         // A request that had passed the fence when the process was stopped is on its way all the same. It names the version
         // that it was decided on, and conflicts.
         let landed: Vec<_> = after.iter().filter(|one| one.status.is_success()).collect();
+        let networks: Vec<_> = after.iter().filter(|one| one.creates_network()).collect();
+        assert!(networks.is_empty(), "round {round}: {} creates after its lease: {networks:?}", leader.who);
         assert!(landed.is_empty(), "round {round}: {} wrote after its lease: {landed:?}\n{}", leader.who, leader.log());
         assert!(after.len() <= 5, "round {round}: more than one request for each pool: {after:?}\n{}", leader.log());
         assert!(leader.log().contains("leadership lost"), "{}", leader.log());
         assert_eq!(holder(&client).await.as_deref(), Some(standby.who));
+        if asked {
+            held.store(false, Ordering::SeqCst);
+            let networks = Api::<NetworkAttachmentDefinition>::namespaced(client.clone(), "default");
+            eventually("the leader creates it", || async { networks.get_opt(&network).await.unwrap() }).await;
+        }
     }
     churn.abort();
 

@@ -7,6 +7,7 @@ mod world;
 
 mod absence;
 mod certificates;
+mod collection;
 mod election;
 mod fencing;
 mod health;

@@ -15,6 +15,11 @@ use crate::pool::LABEL_OWNER_APPLICATION_NAME;
 use crate::range::SpanSet;
 use crate::select::AFFINITY_KEYS;
 
+/// Ends upstream's texts about addresses.
+const DETERMINED: &str = "total IP addresses of an IPPool are jointly determined by 'spec.ips' and 'spec.excludeIPs'";
+/// Upstream's text about selectors of pools that a SpiderSubnet made, after which the members follow.
+const ADDITIONAL: &str = "it's invalid to add additional podAffinity";
+
 /// Another pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -39,7 +44,7 @@ impl Peer {
 pub struct Used {
     /// Address.
     pub address: IpAddr,
-    /// `namespace/name` of the pod, or what else holds it.
+    /// Who holds it: `Pod namespace/name`, say.
     pub holder: String,
 }
 
@@ -98,7 +103,7 @@ pub fn validate_pool_create(
         return Err(Refusal::AlreadyExists);
     }
     if let Some(peer) = cousins.find(|peer| peer.subnet != net && overlap(peer.subnet, net)) {
-        let text = format!("overlaps with 'spec.subnet' {} of IPPool {}", peer.subnet, peer.name);
+        let text = format!("overlap with IPPool {} which 'spec.subnet' is {}", peer.name, peer.subnet);
         return Err(FieldError::invalid("spec.subnet", &spec.subnet, text).into());
     }
     content(name, spec, labels, net, family, context)
@@ -143,16 +148,19 @@ pub(super) fn terminating_update(object: &str, finalizers: &[String]) -> Result<
 }
 
 fn in_use_stays(addresses: &SpanSet, used: &[Used]) -> Result<(), Refusal> {
-    let lost: Vec<&Used> = used.iter().filter(|used| !addresses.contains(used.address)).collect();
-    if lost.is_empty() {
-        return Ok(());
+    let mut lost = used.iter().filter(|used| !addresses.contains(used.address));
+    let Some(first) = lost.next() else { return Ok(()) };
+    let (address, holder) = (first.address, &first.holder);
+    let mut text = format!("remove an IP address {address} that is being used by {holder}, {DETERMINED}");
+    let others: Vec<String> = lost.map(|used| format!("{} by {}", used.address, used.holder)).collect();
+    if !others.is_empty() {
+        let named = &others[..others.len().min(9)];
+        text.push_str(&format!("; also removed and in use: {}", named.join(", ")));
+        if others.len() > named.len() {
+            text.push_str(&format!(", and {} more", others.len() - named.len()));
+        }
     }
-    let mut names: Vec<String> =
-        lost.iter().take(10).map(|used| format!("{} (used by {})", used.address, used.holder)).collect();
-    if lost.len() > names.len() {
-        names.push(format!("and {} more", lost.len() - names.len()));
-    }
-    Err(FieldError::forbidden("spec.ips", format!("remove IP addresses in use: {}", names.join(", "))).into())
+    Err(FieldError::forbidden("spec.ips", text).into())
 }
 
 /// Rules 6 to 11, all at once: who writes a pool is told everything that is wrong with it. (Upstream names one error of 6 to 9.)
@@ -179,7 +187,7 @@ fn shared(name: &str, addresses: &SpanSet, net: IpNet, peers: &[Peer]) -> Vec<Fi
     let of_net = peers.iter().filter(|peer| peer.name != name && peer.subnet == net);
     let common = of_net.map(|peer| (peer, addresses.intersection(&peer.addresses)));
     let error = |(peer, common): (&Peer, SpanSet)| {
-        let text = format!("overlaps with IPPool {} in IP ranges {}", peer.name, shortened(&common));
+        let text = format!("overlap with IPPool {} in IP ranges {}, {DETERMINED}", peer.name, shortened(&common));
         FieldError::forbidden("spec.ips", text)
     };
     common.filter(|(_, common)| !common.is_empty()).map(error).collect()
@@ -191,16 +199,17 @@ fn pod_affinity(spec: &PoolSpec, labels: &Labels) -> Option<FieldError> {
     if labels.contains_key(LABEL_OWNER_APPLICATION_NAME) {
         let foreign = selector.match_labels.keys().find(|key| !AFFINITY_KEYS.contains(&key.as_str()));
         let text = match foreign {
-            Some(key) => format!("auto-created IPPool may not have the label '{key}'"),
+            Some(key) => format!("{ADDITIONAL} matchLabels for auto-created SpiderIPPool: '{key}'"),
             None if !selector.match_expressions.is_empty() => {
-                "auto-created IPPool may not have matchExpressions".to_owned()
+                format!("{ADDITIONAL} matchExpressions for auto-created SpiderIPPool")
             }
             None => return None,
         };
         return Some(FieldError::invalid(field, selector, text));
     }
     if selector.is_empty() {
-        return Some(FieldError::invalid(field, selector, "empty podAffinity: leave it out to match all Pods"));
+        let text = "empty podAffinity is invalid for SpiderIPPool: leave it out to match all Pods";
+        return Some(FieldError::invalid(field, selector, text));
     }
     selector.validate().err().map(|error| FieldError::invalid(field, selector, error.to_string()))
 }
@@ -225,11 +234,11 @@ pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
-/// Range lists in error texts: at most ten.
+/// Range lists in error texts, as upstream prints them: at most ten.
 pub(super) fn shortened(set: &SpanSet) -> String {
     let texts = set.texts();
     match texts.len() {
-        0..=10 => format!("[{}]", texts.join(", ")),
-        more => format!("[{}, and {} more]", texts[..10].join(", "), more - 10),
+        0..=10 => format!("[{}]", texts.join(" ")),
+        more => format!("[{} and {} more]", texts[..10].join(" "), more - 10),
     }
 }

@@ -49,9 +49,9 @@ fn each_rule_names_field_kind_and_value() {
             r#"{"subnet":"10.5.0.0/16"}"#,
             "spec.subnet",
             Invalid,
-            "overlaps with 'spec.subnet' 10.5.0.0/24 of IPPool peer",
+            "\"10.5.0.0/16\": overlap with IPPool peer which 'spec.subnet' is 10.5.0.0/24",
         ),
-        (5, r#"{"subnet":"10.5.0.0/25"}"#, "spec.subnet", Invalid, "overlaps"),
+        (5, r#"{"subnet":"10.5.0.0/25"}"#, "spec.subnet", Invalid, "overlap with IPPool peer"),
         (
             6,
             r#"{"subnet":"10.0.0.0/24","ips":["10.0.0.9-10.0.0.1"]}"#,
@@ -97,7 +97,7 @@ fn each_rule_names_field_kind_and_value() {
             r#"{"subnet":"10.5.0.0/24","ips":["10.5.0.1-10.5.0.15"]}"#,
             "spec.ips",
             Forbidden,
-            "overlaps with IPPool peer in IP ranges [10.5.0.10-10.5.0.11, 10.5.0.13-10.5.0.15]",
+            "Forbidden: overlap with IPPool peer in IP ranges [10.5.0.10-10.5.0.11 10.5.0.13-10.5.0.15], total IP addresses of an IPPool are jointly determined by 'spec.ips' and 'spec.excludeIPs'",
         ),
         (8, r#"{"subnet":"10.0.0.0/24","gateway":"10.0.1.1"}"#, "spec.gateway", Invalid, "not pertains"),
         (8, r#"{"subnet":"10.0.0.0/24","gateway":"fd00::1"}"#, "spec.gateway", Invalid, "not pertains"),
@@ -166,7 +166,13 @@ fn each_rule_names_field_kind_and_value() {
             Invalid,
             "\"x\"",
         ),
-        (10, r#"{"subnet":"10.0.0.0/24","podAffinity":{}}"#, "spec.podAffinity", Invalid, "empty podAffinity"),
+        (
+            10,
+            r#"{"subnet":"10.0.0.0/24","podAffinity":{}}"#,
+            "spec.podAffinity",
+            Invalid,
+            "{}: empty podAffinity is invalid for SpiderIPPool",
+        ),
         (
             10,
             r#"{"subnet":"10.0.0.0/24","podAffinity":{"matchExpressions":[{"key":"a","operator":"In"}]}}"#,
@@ -271,8 +277,14 @@ fn rule_10_auto_pools_may_name_only_their_application() {
     let five = r#"{"matchLabels":{"ipam.spidernet.io/app-kind":"Deployment","ipam.spidernet.io/app-api-group":"","ipam.spidernet.io/app-api-version":"v1","ipam.spidernet.io/app-namespace":"a","ipam.spidernet.io/app-name":"b"}}"#;
     assert_eq!(check(five), Ok(()));
     for (affinity, text) in [
-        (r#"{"matchLabels":{"app":"web"}}"#, "may not have the label 'app'"),
-        (r#"{"matchExpressions":[{"key":"a","operator":"Exists"}]}"#, "may not have matchExpressions"),
+        (
+            r#"{"matchLabels":{"app":"web"}}"#,
+            "it's invalid to add additional podAffinity matchLabels for auto-created SpiderIPPool: 'app'",
+        ),
+        (
+            r#"{"matchExpressions":[{"key":"a","operator":"Exists"}]}"#,
+            "it's invalid to add additional podAffinity matchExpressions for auto-created SpiderIPPool",
+        ),
     ] {
         assert_only(affinity, check(affinity), "spec.podAffinity", Invalid, text);
     }

@@ -3,7 +3,7 @@
 use ipam::Labels;
 use ipam::rules::{ErrorKind::*, *};
 
-use crate::{assert_only, context, mutated, spec};
+use crate::{assert_only, context, errors, mutated, spec};
 
 fn update(old: &str, new: &str, used: &[Used], context: &PoolContext<'_>) -> Result<(), Refusal> {
     let specs = (&mutated(spec(old)), &mutated(spec(new)));
@@ -13,12 +13,13 @@ fn update(old: &str, new: &str, used: &[Used], context: &PoolContext<'_>) -> Res
 const OLD: &str = r#"{"subnet":"10.0.0.0/24","ips":["10.0.0.1-10.0.0.9"]}"#;
 
 fn used() -> [Used; 1] {
-    [Used { address: "10.0.0.3".parse().unwrap(), holder: "ns/web-0".into() }]
+    [Used { address: "10.0.0.3".parse().unwrap(), holder: "Pod ns/web-0".into() }]
 }
 
 #[test]
 fn what_may_not_change_names_field_and_kind() {
-    let in_use = "spec.ips: Forbidden: remove IP addresses in use: 10.0.0.3 (used by ns/web-0)";
+    let in_use = "spec.ips: Forbidden: remove an IP address 10.0.0.3 that is being used by Pod ns/web-0, total IP addresses \
+        of an IPPool are jointly determined by 'spec.ips' and 'spec.excludeIPs'";
     let rows = [
         ("subnet", r#"{"subnet":"10.0.0.0/23","ips":["10.0.0.1"]}"#, "spec.subnet", Forbidden, "(it was 10.0.0.0/24)"),
         ("version", r#"{"ipVersion":6,"subnet":"10.0.0.0/24"}"#, "spec.ipVersion", Forbidden, "is not changeable"),
@@ -36,7 +37,7 @@ fn what_may_not_change_names_field_and_kind() {
             r#"{"subnet":"10.0.0.0/24","ips":["10.0.0.1-10.0.0.19"]}"#,
             "spec.ips",
             Forbidden,
-            "overlaps with IPPool peer",
+            "overlap with IPPool peer in IP ranges [10.0.0.10-10.0.0.19], total IP addresses",
         ),
         (
             "8",
@@ -57,7 +58,7 @@ fn what_may_not_change_names_field_and_kind() {
             r#"{"subnet":"10.0.0.0/24","ips":["10.0.0.1-10.0.0.9"],"podAffinity":{}}"#,
             "spec.podAffinity",
             Invalid,
-            "empty podAffinity",
+            "empty podAffinity is invalid for SpiderIPPool",
         ),
     ];
     let peer = Peer::of("peer", &spec(r#"{"subnet":"10.0.0.0/24","ips":["10.0.0.10-10.0.0.20"]}"#)).unwrap();
@@ -113,12 +114,15 @@ fn an_unchanged_spec_is_not_judged_again() {
 #[test]
 fn many_addresses_in_use_are_named_in_part() {
     let used: Vec<Used> = (1..=12)
-        .map(|host| Used { address: format!("10.0.0.{host}").parse().unwrap(), holder: format!("ns/web-{host}") })
+        .map(|host| Used { address: format!("10.0.0.{host}").parse().unwrap(), holder: format!("Pod ns/web-{host}") })
         .collect();
     let old = r#"{"subnet":"10.0.0.0/24","ips":["10.0.0.1-10.0.0.20"]}"#;
     let new = r#"{"subnet":"10.0.0.0/24","ips":["10.0.0.20"]}"#;
     let result = update(old, new, &used, &context(&[]));
-    assert_only("many", result, "spec.ips", Forbidden, "10.0.0.10 (used by ns/web-10), and 2 more");
+    let text = errors(result).remove(0).2;
+    assert!(text.contains("remove an IP address 10.0.0.1 that is being used by Pod ns/web-1, total IP"), "{text}");
+    assert!(text.contains("; also removed and in use: 10.0.0.2 by Pod ns/web-2, "), "{text}");
+    assert!(text.ends_with("10.0.0.10 by Pod ns/web-10, and 2 more"), "{text}");
 }
 
 #[test]

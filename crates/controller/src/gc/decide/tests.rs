@@ -1,5 +1,15 @@
-//! Every row of the decision table, and every fault of upstream's collector that is mended in it (G1 to G16; those that
-//! are not about decisions are tested beside what mends them: G7 in `mirror`, G9 and G14 through the API, G12 in `queue`, G13, G15 and G16 in `live`).
+//! Every row of the decision table, and every fault of upstream's collector that is mended in it (G1 to G16). Those that are not, or
+//! not only, about decisions are tested beside what mends them:
+//!
+//! | fault | test |
+//! | --- | --- |
+//! | G1, G11 | `tests/gc/trouble.rs` |
+//! | G7 | `mirror` |
+//! | G8 | `tests/replicas/collection.rs`: the leader alone collects, from the first scan on |
+//! | G9, G14 | `tests/gc/endpoints.rs` |
+//! | G10 | none: it is about tickets of a limiter for the releases of a pool, whose errors and cancellation were ignored. There is neither limiter nor ticket: a release is one deletion with preconditions, and a look that is dropped leaves nothing to be given back |
+//! | G12 | `queue` |
+//! | G13, G15, G16 | `live` |
 
 use super::*;
 use crate::gc::facts::Terminating;
