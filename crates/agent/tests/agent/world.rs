@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tower::ServiceExt;
 
 /// Waiting longer than this for a state is a failure.
@@ -283,6 +283,12 @@ impl Agent {
 
     pub fn kill(self) {}
 
+    /// What kubelet gets for one of its probes.
+    pub async fn probe(&self, kind: &str) -> (u16, String) {
+        let stream = TcpStream::connect(("127.0.0.1", self.health.port())).await.unwrap();
+        http_over(stream, "GET", &format!("/v1/runtime/{kind}")).await
+    }
+
     pub async fn add(&self, target: &Target) -> (u16, Value) {
         self.add_with(target, json!({})).await
     }
@@ -373,6 +379,16 @@ pub async fn raw(socket: &Path, method: &str, path: &str, body: &str) -> (u16, S
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, head.to_ascii_lowercase(), body.to_owned())
+}
+
+/// Status and body of an answer over TCP.
+pub async fn http_over(mut stream: TcpStream, method: &str, path: &str) -> (u16, String) {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// Waits for a state.

@@ -134,6 +134,21 @@ fn probed(object: &Value, name: &str) -> Vec<Value> {
 
 #[test]
 #[ignore = "helm"]
+fn who_only_waits_is_not_restarted() {
+    // What `startup` and `liveness` mean is the processes' own: `daemon::health`. Readiness restarts nothing.
+    for values in ["{}", "{spiderpoolController: {hostnetwork: false}}"] {
+        let all = render(values);
+        for (object, name) in [(all.agent(), "spiderpool-agent"), (all.controller(), "spiderpool-controller")] {
+            for kind in ["startup", "liveness", "readiness"] {
+                let probe = &container(object, name)[format!("{kind}Probe")];
+                assert_eq!(probe["httpGet"]["path"], format!("/v1/runtime/{kind}"), "{name}: {probe}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "helm"]
 fn probes_ask_where_the_process_listens() {
     let on_node = render("{}");
     assert_eq!(
