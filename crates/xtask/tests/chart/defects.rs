@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{Rendered, container, containers, env, file, pod, render, texts, try_container};
+use crate::helm::{Rendered, container, containers, env, file, pod, render, texts, try_container, try_render_for};
 
 fn volume<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
     pod(object)["volumes"].as_array()?.iter().find(|volume| volume["name"] == name)
@@ -224,6 +224,19 @@ fn a_change_of_the_configuration_rolls_the_pods_and_nothing_else_does() {
     assert_eq!(before, checksum("clusterDefaultPool: {ipv4IPPoolName: other}"));
     let after = checksum("ipam: {enableIPv6: false}");
     assert!(before[0] != after[0] && before[1] != after[1]);
+}
+
+#[test]
+#[ignore = "helm"]
+fn agents_whose_tokens_name_no_node_are_replaced_when_the_policy_comes() {
+    let of = |kubernetes: &str| {
+        let all = try_render_for(kubernetes, "{}").unwrap();
+        (all.agent()["spec"]["template"].clone(), !all.all("ValidatingAdmissionPolicy").is_empty())
+    };
+    let (before, after) = (of("1.29.9"), of("1.30.0"));
+    assert_eq!((before.1, after.1), (false, true));
+    assert_ne!(before.0, after.0, "the same template starts no agent anew, and tokens live on");
+    assert_eq!(after, of("1.36.0"), "a later upgrade of the cluster concerns no agent");
 }
 
 #[test]
