@@ -8,15 +8,18 @@
 //!
 //! An entry of somebody else found in step 2 wins, and the SpiderIP is given up. A release goes the other way: [`Listed::leave`], then
 //! the SpiderIP is deleted, so that an entry without SpiderIP is always upstream's.
+//!
+//! Once the controller has taken a pool over, the chart's policy lets no agent write its status. An agent that still keeps to the protocol
+//! (it looks for agents of upstream every 30 s) goes on without booking.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipam::{Span, SpanSet};
-use k8s_api::SpiderIPPool;
 use k8s_api::labels;
 use k8s_api::records::{Record, Records};
+use k8s_api::{SpiderIPPool, SpiderIPPoolStatus};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
@@ -112,6 +115,11 @@ impl Listed {
             tries += 1;
             match bounded(self.api.patch_status(pool, &PatchParams::default(), &patch(&object, &records))).await {
                 Ok(_) | Err(Failure::NotFound) => return Ok(()),
+                // The controller has taken the pool over, which this agent was not told yet. Agents of upstream run under the same account:
+                // where the policy keeps us out it keeps them out, and the SpiderIP is the allocation.
+                Err(Failure::Refused(why)) if object.is_view() && why.contains(SpiderIPPoolStatus::TAKEN_OVER) => {
+                    return Ok(());
+                }
                 Err(Failure::Conflict) if started.elapsed() < PATIENCE => pause(tries).await,
                 Err(Failure::Conflict) => {
                     let text =

@@ -43,6 +43,8 @@ pub enum Weather {
     Slow,
     /// No request about SpiderEndpoints arrives.
     NoEndpoints,
+    /// The status of pools is refused as the chart's policy refuses that of one which is taken over.
+    TakenOver,
 }
 
 /// The API server and what agents of one test share.
@@ -192,6 +194,13 @@ impl World {
                             json!({"kind": "Status", "code": 500, "status": "Failure", "message": "etcd is away"});
                         let body = Body::from(text.to_string());
                         return Ok(Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).body(body).unwrap());
+                    }
+                    Weather::TakenOver if is_write && request.uri().path().contains("/spiderippools/") => {
+                        let told = k8s_api::SpiderIPPoolStatus::TAKEN_OVER;
+                        let text = format!("spiderippools \"p\" is forbidden: ValidatingAdmissionPolicy 'a' with binding 'a' denied request: {told}");
+                        let text = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": text});
+                        let body = Body::from(text.to_string());
+                        return Ok(Response::builder().status(StatusCode::FORBIDDEN).body(body).unwrap());
                     }
                     Weather::Slow => tokio::time::sleep(Duration::from_millis(300)).await,
                     _ => {}

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{Rendered, container, containers, env, file, pod, render, texts, try_container, try_render_for};
+use crate::helm::{
+    Rendered, container, containers, env, file, pod, render, root, texts, try_container, try_render_for,
+};
 
 fn volume<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
     pod(object)["volumes"].as_array()?.iter().find(|volume| volume["name"] == name)
@@ -224,6 +226,16 @@ fn a_change_of_the_configuration_rolls_the_pods_and_nothing_else_does() {
     assert_eq!(before, checksum("clusterDefaultPool: {ipv4IPPoolName: other}"));
     let after = checksum("ipam: {enableIPv6: false}");
     assert!(before[0] != after[0] && before[1] != after[1]);
+}
+
+#[test]
+#[ignore = "helm"]
+fn agents_know_the_refusal_of_a_pool_that_is_taken_over() {
+    let all = render("{}");
+    let policy = all.get("ValidatingAdmissionPolicy", "spiderpool-agent-pool-status");
+    let known = std::fs::read_to_string(root().join("crates/k8s-api/src/pool.rs")).unwrap();
+    let told = policy["spec"]["validations"][0]["message"].as_str().unwrap();
+    assert!(known.contains(&format!("\"{told}\"")), "store::upstream waits for another text: {told}");
 }
 
 #[test]

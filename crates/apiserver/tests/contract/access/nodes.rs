@@ -38,15 +38,20 @@ fn pod(name: &str, node: &str, account: &str) -> Value {
 }
 
 /// An installation whose policy is in force, and objects of two nodes.
-struct World {
-    installation: Installation,
+pub struct World {
+    pub installation: Installation,
     /// Of node `a`, of node `b`, and one that tells no node.
     ips: [String; 3],
 }
 
 impl World {
-    async fn new() -> Self {
-        let installation = Installation::new("multus").await;
+    pub async fn new() -> Self {
+        Self::with("multus").await
+    }
+
+    /// With Multus or multinet.
+    pub async fn with(implementation: &str) -> Self {
+        let installation = Installation::new(implementation).await;
         crate::golden::define(&installation.kubectl).await;
         let api = &installation.api;
         // Pods have one; a controller makes it.
@@ -86,7 +91,7 @@ impl World {
     }
 
     /// Asserts the verdict on a request of the agent on node `a`.
-    async fn judge(&self, what: &str, method: &str, path: &str, body: &Value, expected: Result<(), &str>) {
+    pub async fn judge(&self, what: &str, method: &str, path: &str, body: &Value, expected: Result<(), &str>) {
         let answer = self.installation.as_agent(Some("a"), method, path, body).await;
         match expected {
             Ok(()) => assert!((200..300).contains(&answer.code), "{what}: {answer:?}"),
@@ -98,7 +103,7 @@ impl World {
     }
 
     /// A stored object with changes.
-    async fn changed(&self, path: &str, changes: Value) -> Value {
+    pub async fn changed(&self, path: &str, changes: Value) -> Value {
         let mut object = self.installation.api.get(path).await.ok();
         json_patch::merge(&mut object, &changes);
         object
