@@ -5,5 +5,6 @@
 
 mod installation;
 mod nodes;
+mod pods;
 mod pools;
 mod roles;

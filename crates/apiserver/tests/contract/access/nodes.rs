@@ -166,18 +166,6 @@ async fn endpoints_are_written_by_the_agent_of_their_node_or_handed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "kube-apiserver"]
-async fn the_network_status_of_a_pod_is_written_on_its_node() {
-    let world = World::new().await;
-    let status = |node: &str| world.installation.api.core(&format!("pods/pod-{node}/status"));
-    let told = json!({"metadata": {"annotations": {"k8s.v1.cni.cncf.io/network-status": "[]"}}});
-    for (node, expected) in [("a", Ok(())), ("b", Err(REFUSED))] {
-        let body = world.changed(&status(node), told.clone()).await;
-        world.judge(node, "PUT", &status(node), &body, expected).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "kube-apiserver"]
 async fn others_than_agents_are_not_asked_for_a_node_and_an_agent_without_one_is_refused() {
     let world = World::new().await;
     let answer = world.installation.as_agent(None, "POST", IPS, &ip(&unique(), "a")).await;
