@@ -166,6 +166,37 @@ async fn endpoints_are_written_by_the_agent_of_their_node_or_handed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "kube-apiserver"]
+async fn the_endpoint_of_a_living_pod_is_not_taken_for_one_that_does_not_own_it() {
+    const OWNER: &str = "a SpiderEndpoint tells the addresses of the pod that owns it, and of no other";
+    let world = World::new().await;
+    let api = &world.installation.api;
+    let path = world.endpoint("pod-b");
+    let uid = api.get(&api.core("pods/pod-b")).await.ok()["metadata"]["uid"].clone();
+    let owner = |uid: &Value| json!([{"apiVersion": "v1", "kind": "Pod", "name": "pod-b", "uid": uid}]);
+    let mut stored = endpoint("pod-b", "b");
+    stored["status"]["current"]["uid"] = uid.clone();
+    stored["metadata"]["ownerReferences"] = owner(&uid);
+    api.post(path.trim_end_matches("/pod-b"), &stored).await.ok();
+
+    let to = |uid: &str| json!({"status": {"current": {"uid": uid, "node": "a"}}});
+    world.judge("a made-up UID", "PUT", &path, &world.changed(&path, to("made-up")).await, Err(OWNER)).await;
+    let mut taken = world.changed(&path, to("new")).await;
+    taken["metadata"]["ownerReferences"] = owner(&"newer".into());
+    world.judge("of another pod", "PUT", &path, &taken, Err(OWNER)).await;
+    let mut made = endpoint("made", "a");
+    made["metadata"]["ownerReferences"] = owner(&uid);
+    world.judge("a new one", "POST", path.trim_end_matches("/pod-b"), &made, Err(OWNER)).await;
+
+    // As a new pod of the name does; a StatefulSet's has no owner (`endpoints_are_written...`).
+    taken["metadata"]["ownerReferences"] = owner(&"new".into());
+    let dry = format!("{path}?dryRun=All");
+    world.judge("of the new pod", "PUT", &dry, &taken, Ok(())).await;
+    taken["metadata"]["ownerReferences"] = Value::Null;
+    world.judge("of a StatefulSet's", "PUT", &dry, &taken, Ok(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "kube-apiserver"]
 async fn others_than_agents_are_not_asked_for_a_node_and_an_agent_without_one_is_refused() {
     let world = World::new().await;
     let answer = world.installation.as_agent(None, "POST", IPS, &ip(&unique(), "a")).await;
