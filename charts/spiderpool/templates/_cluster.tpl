@@ -35,3 +35,26 @@ left the roles: those stay.
 {{- end -}}
 {{- dict "upstream" $upstream "implementation" (ternary $other "" (and $multus.install $changes)) | toJson -}}
 {{- end -}}
+
+{{/*
+Another release's agents, if the cluster has some: `release "NAME" in namespace NAMESPACE (DaemonSet NAMESPACE/NAME)`. Whatever is named by values, the
+labels are the chart's, ours and upstream's; only our agents' pods bear the label of their source.
+*/}}
+{{- define "spiderpool.other" -}}
+{{- $sets := include "spiderpool.found" (list "apps/v1" "DaemonSet" "" "") | fromJson -}}
+{{- $others := list -}}
+{{- range dig "items" list $sets -}}
+{{- $labels := dig "metadata" "labels" dict . | default dict -}}
+{{- $ofPods := dig "spec" "template" "metadata" "labels" dict . | default dict -}}
+{{- $named := eq (dig "app.kubernetes.io/name" "" $labels) "spiderpool" -}}
+{{- $charted := regexMatch "^spiderpool-v?[0-9]" (dig "helm.sh/chart" "" $labels) -}}
+{{- $annotations := dig "metadata" "annotations" dict . | default dict -}}
+{{- $release := dig "meta.helm.sh/release-name" "" $annotations -}}
+{{- $namespace := dig "meta.helm.sh/release-namespace" "" $annotations -}}
+{{- $ours := and (eq $release $.Release.Name) (eq $namespace $.Release.Namespace) -}}
+{{- if and (or $named $charted (hasKey $ofPods "ipam.spidernet.io/source")) $release (not $ours) -}}
+{{- $others = append $others (printf "release %q in namespace %s (DaemonSet %s/%s)" $release $namespace .metadata.namespace .metadata.name) -}}
+{{- end -}}
+{{- end -}}
+{{- join ", " $others -}}
+{{- end -}}

@@ -3,9 +3,17 @@ What the schema cannot say in words of ours: combinations that cannot work, and 
 the value, what it is, and what to do. Types, names and words are checked by values.schema.json before.
 */}}
 {{- define "spiderpool.validate" -}}
+{{- include "spiderpool.validate.alone" . -}}
 {{- include "spiderpool.validate.absent" . -}}
 {{- include "spiderpool.validate.ipam" . -}}
 {{- include "spiderpool.validate.controller" . -}}
+{{- end -}}
+
+{{/* Kinds, addresses and the nodes' CNI files are the cluster's. Helm itself sees a second release only where it names an object as the first does. */}}
+{{- define "spiderpool.validate.alone" -}}
+{{- with include "spiderpool.other" . -}}
+{{- fail (printf "Spiderpool is installed already: %s. A cluster has one installation: upgrade that release, or uninstall it before." .) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Features that this version does not have: refused here rather than by a process that does not start. */}}

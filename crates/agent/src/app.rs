@@ -1,6 +1,6 @@
 //! Brings an agent up and down.
 //!
-//! Order of the start: ports (probes say what is waited for) → whether agents of upstream are at work → caches → claims for pods that
+//! Order of the start: ports (the readiness probe says what is waited for, the others pass) → whether agents of upstream are at work → caches → claims for pods that
 //! have none → the node's claims, all however long the API server takes → notes and claims of the previous process → the socket. While there is no socket, plugins leave release notes. At the end running requests are
 //! finished, then what they left to be written.
 

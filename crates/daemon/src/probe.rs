@@ -13,11 +13,11 @@ const ANSWER_LIMIT: u64 = 64 * 1024;
 /// What can be asked; the endpoints of [`crate::health`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// Whether the start is over.
+    /// Whether it has its ports.
     Startup,
     /// Whether it can serve.
     Readiness,
-    /// Whether it is alive.
+    /// Whether it is alive, be it waiting.
     Liveness,
 }
 

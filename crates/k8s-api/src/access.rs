@@ -179,7 +179,7 @@ fn multus() -> Vec<Grant> {
         row(AgentMultus, "", &["events"], &["create", "patch", "update"], "Multus tells of added interfaces"),
         row(AgentMultus, "events.k8s.io", &["events"], &["create", "patch", "update"], "the same, in the newer group"),
         row(AgentMultus, "k8s.cni.cncf.io", &["network-attachment-definitions"], GET, "Multus reads networks"),
-        row(AgentMultinet, "", &["pods"], &["patch"], "store::pods::annotate: the network status of a pod"),
+        row(AgentMultinet, "", &["pods/status"], &["patch"], "store::pods::annotate: the network status of a pod"),
     ]
 }
 

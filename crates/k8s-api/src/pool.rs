@@ -116,6 +116,9 @@ pub struct SpiderIPPoolStatus {
 impl SpiderIPPoolStatus {
     /// The value of [`SpiderIPPoolStatus::source`] of a pool whose allocations are all SpiderIPs.
     pub const SPIDER_IP: &'static str = "SpiderIP";
+    /// How the chart's policy refuses an agent's write to such a pool (`templates/agent/pool-status.yaml`).
+    pub const TAKEN_OVER: &'static str =
+        "the pool is taken over, its allocations are SpiderIPs and no longer entries of status.allocatedIPs";
 }
 
 impl SpiderIPPool {

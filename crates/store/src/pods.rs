@@ -149,7 +149,8 @@ pub async fn addresses_in_use(client: &Client) -> Result<SpanSet, Failure> {
     }
 }
 
-/// Sets an annotation of the pod with this UID. [`Failure::Conflict`]: the name belongs to another pod by now.
+/// Sets an annotation of the pod with this UID, as Multus does: by its status, so that no right to change pods is needed. Refused if the name
+/// belongs to another pod by now.
 pub async fn annotate(
     client: &Client,
     namespace: &str,
@@ -161,7 +162,7 @@ pub async fn annotate(
     let api: Api<ApiPod> = Api::namespaced(client.clone(), namespace);
     // A UID in a patch is a precondition: the API server refuses to change it.
     let patch = serde_json::json!({"metadata": {"uid": uid, "annotations": {key: value}}});
-    bounded(api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
+    bounded(api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
 }
 
 #[cfg(test)]

@@ -11,15 +11,18 @@
 //! refused because the claim has changed: it deletes the SpiderIP first, because a booking that is gone may be another pod's at once. What
 //! it leaves when it is interrupted is an entry of a pod that is gone: nobody gets the address, and the import drops it, or makes a
 //! claim of it that is collected in its turn.
+//!
+//! Once the controller has taken a pool over, the chart's policy lets no agent write its status. An agent that still keeps to the protocol
+//! (it looks for agents of upstream every 30 s) goes on without booking.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipam::{Span, SpanSet};
-use k8s_api::SpiderIPPool;
 use k8s_api::labels;
 use k8s_api::records::{Record, Records};
+use k8s_api::{SpiderIPPool, SpiderIPPoolStatus};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
@@ -139,6 +142,11 @@ impl Listed {
             }
             match written {
                 Ok(_) | Err(Failure::NotFound) => return Ok(()),
+                // The controller has taken the pool over, which this agent was not told yet. Agents of upstream run under the same account:
+                // where the policy keeps us out it keeps them out, and the SpiderIP is the allocation.
+                Err(Failure::Refused(why)) if object.is_view() && why.contains(SpiderIPPoolStatus::TAKEN_OVER) => {
+                    return Ok(());
+                }
                 Err(Failure::Conflict) if started.elapsed() < PATIENCE => pause(tries).await,
                 Err(Failure::Conflict) => {
                     let text =

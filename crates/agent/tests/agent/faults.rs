@@ -87,9 +87,18 @@ async fn an_agent_that_starts_before_the_api_server_waits_for_it() {
     })
     .await;
     assert!(!agent.socket.exists(), "plugins leave notes meanwhile");
+    let probe = async |kind: &str| agent.probe(kind).await;
+    for kind in ["startup", "liveness"] {
+        assert_eq!(probe(kind).await, (200, String::new()), "{kind}: a new process would wait as this one does");
+    }
+    assert_eq!(probe("readiness").await, (500, r#""waiting for API server""#.to_owned()));
     world.set(Weather::Fair);
     eventually("it serves", async || agent.readiness.check().is_ok()).await;
     assert_eq!(agent.addresses(&pod).await, ["10.1.0.10"]);
+    assert_eq!(probe("readiness").await.0, 200);
+    // From now on its socket is what its life is known by.
+    std::fs::remove_file(&agent.socket).unwrap();
+    assert_eq!((probe("startup").await.0, probe("liveness").await.0), (200, 500));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The move from upstream Spiderpool, on one node: agents of both kinds at work, and what pods have that nobody claimed.
 
 use crate::upstream_agent::Upstream;
-use crate::world::{Agent, Target, World, bare, eventually, v4};
+use crate::world::{Agent, Target, Weather, World, bare, eventually, v4};
 use futures::{StreamExt, stream};
 use k8s_api::{SpiderIP, SpiderIPPool};
 use k8s_openapi::api::core::v1::Pod;
@@ -113,6 +113,33 @@ async fn what_upstream_gave_is_not_given_also_when_nobody_imported_it() {
         records.len() == 3 && world.claims().await.is_empty()
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_told_yet_that_a_pool_is_taken_over_serves_from_it() {
+    let world = World::new().await;
+    agent_pod(&world, "agent-b", false).await;
+    world.pool("p", v4("10.1.0.10-10.1.0.13")).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    world.set(Weather::TakenOver);
+    assert_eq!(agent.addresses(&pod).await.len(), 1);
+    assert!(world.requests.lock().unwrap().iter().any(|request| request == "PATCH status"), "it kept to the protocol");
+    world.delete_pod("web").await;
+    assert_eq!(agent.del(&pod).await.0, 200);
+    eventually("free", async || world.claims().await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_does_not_fit_the_pool_is_an_error() {
+    let world = World::new().await;
+    agent_pod(&world, "agent-b", false).await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.13")).await;
+    let agent = world.agent("node-a").await;
+    world.set(Weather::TakenOver);
+    let (status, error) = agent.add(&world.pod("web", json!({})).await).await;
+    let error = error.as_str().unwrap();
+    assert!(status == 500 && error.contains("cannot book addresses of pool p"), "{error}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The socket byte by byte: statuses and bodies that upstream's plugins rely on.
 
-use crate::world::{Target, World, call, raw, v4, v6};
+use crate::world::{Target, World, call, http_over, raw, v4, v6};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -138,16 +138,6 @@ async fn any_path_of_the_metrics_port_tells_the_series() {
     assert!(failed.len() == 1 && failed[0].contains("command=\"ADD\",result=\"failure\""), "{failed:?}");
     let errors = labels("spiderpool_api_error_counts_total");
     assert!(errors.iter().any(|line| line.contains("code=\"404\"")), "the pod was not found: {errors:?}");
-}
-
-async fn http_over(mut stream: tokio::net::TcpStream, method: &str, path: &str) -> (u16, String) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 #[tokio::test]

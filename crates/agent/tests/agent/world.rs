@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tower::ServiceExt;
 
 /// Waiting longer than this for a state is a failure.
@@ -43,6 +43,8 @@ pub enum Weather {
     Slow,
     /// No request about SpiderEndpoints arrives.
     NoEndpoints,
+    /// The status of pools is refused as the chart's policy refuses that of one which is taken over.
+    TakenOver,
 }
 
 /// The API server and what agents of one test share.
@@ -193,6 +195,13 @@ impl World {
                         let body = Body::from(text.to_string());
                         return Ok(Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).body(body).unwrap());
                     }
+                    Weather::TakenOver if is_write && request.uri().path().contains("/spiderippools/") => {
+                        let told = k8s_api::SpiderIPPoolStatus::TAKEN_OVER;
+                        let text = format!("spiderippools \"p\" is forbidden: ValidatingAdmissionPolicy 'a' with binding 'a' denied request: {told}");
+                        let text = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": text});
+                        let body = Body::from(text.to_string());
+                        return Ok(Response::builder().status(StatusCode::FORBIDDEN).body(body).unwrap());
+                    }
                     Weather::Slow => tokio::time::sleep(Duration::from_millis(300)).await,
                     _ => {}
                 }
@@ -282,6 +291,12 @@ impl Agent {
     }
 
     pub fn kill(self) {}
+
+    /// What kubelet gets for one of its probes.
+    pub async fn probe(&self, kind: &str) -> (u16, String) {
+        let stream = TcpStream::connect(("127.0.0.1", self.health.port())).await.unwrap();
+        http_over(stream, "GET", &format!("/v1/runtime/{kind}")).await
+    }
 
     pub async fn add(&self, target: &Target) -> (u16, Value) {
         self.add_with(target, json!({})).await
@@ -373,6 +388,16 @@ pub async fn raw(socket: &Path, method: &str, path: &str, body: &str) -> (u16, S
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, head.to_ascii_lowercase(), body.to_owned())
+}
+
+/// Status and body of an answer over TCP.
+pub async fn http_over(mut stream: TcpStream, method: &str, path: &str) -> (u16, String) {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// Waits for a state.

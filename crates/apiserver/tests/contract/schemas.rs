@@ -259,6 +259,34 @@ async fn a_pod_must_have_containers_and_keeps_its_spec() {
 }
 
 #[tokio::test]
+async fn with_a_pods_status_go_its_annotations() {
+    let api = Api::new().await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "annotations": {"keep": "me"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}], "automountServiceAccountToken": false}});
+    let made = api.post(&api.core("pods"), &pod).await.ok();
+    let (path, uid) = (api.core("pods/p/status"), &made["metadata"]["uid"]);
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"});
+    let metadata = json!({"uid": uid, "annotations": {"a": "b"}, "labels": {"c": "d"}, "ownerReferences": [owner]});
+    for kind in ["merge", "strategic-merge"] {
+        let patch = json!({"metadata": metadata, "spec": {"hostname": "elsewhere"}, "status": {"message": kind}});
+        let patched = api.patch(&path, kind, &patch).await.ok();
+        let meta = &patched["metadata"];
+        assert_eq!(meta["annotations"], json!({"a": "b", "keep": "me"}), "{kind}");
+        assert_eq!((&meta["labels"], &meta["ownerReferences"]), (&json!({"c": "d"}), &Value::Null), "{kind}");
+        assert_eq!((&patched["spec"]["hostname"], &patched["status"]["message"]), (&Value::Null, &json!(kind)));
+        assert_eq!(patched["status"]["phase"], "Pending", "{kind}: the rest stays");
+    }
+    let mut whole = api.get(&path).await.ok();
+    whole["metadata"]["annotations"] = json!({"only": "this"});
+    assert_eq!(api.put(&path, &whole).await.ok()["metadata"]["annotations"], json!({"only": "this"}));
+    let stale = api.put(&path, &whole).await;
+    assert_eq!(stale.refusal().1, "Conflict");
+    // A later pod of the name: its UID differs.
+    let other = api.patch(&path, "merge", &json!({"metadata": {"uid": "z", "annotations": {"a": "z"}}})).await;
+    assert_eq!((other.code, other.causes()[0].0), (422, "metadata.uid"), "{other:?}");
+}
+
+#[tokio::test]
 async fn an_object_of_another_kind_is_refused() {
     let (api, group, path) = start().await;
     let mut other = widget(&group, "a", json!({"subnet": "s"}));

@@ -35,6 +35,8 @@ async fn the_exit_code_tells_whether_the_controller_is_well_and_the_text_why_not
     })
     .await;
     assert_eq!(told(&well, port), (Some(0), String::new()));
+    let started = health(port, &["--probe", "startup", "--timeout", "10"]).await;
+    assert_eq!(told(&started, port), (Some(0), String::new()), "a new process would have no certificate either");
     let (code, text) = told(&health(port, &["--timeout", "10"]).await, port);
     assert_eq!(code, Some(1), "readiness is what is asked unless told otherwise");
     assert!(text.contains("port PORT: readiness probe: waiting for"), "{text}");

@@ -38,7 +38,8 @@ pub fn tell(product: &Product<'_>, report: &mut Report) {
     report.check("I2", "a value of a wrong type is refused with its name", wrong_value(product));
     report.check("I3", "helm install --wait", install(product, "multinet"));
     report.check("I4", "the cluster's ranges are found", ranges(product.access));
-    report.check("I5", "a second release is refused", second(product));
+    report.check("I5", "a second release is refused", second(product, &[]));
+    report.check("I8", "so is one whose objects have other names and are elsewhere", second(product, &ELSEWHERE));
     report.check("I6", "the network goes over the installation's empty one", network(product.access));
     report.check(
         "I7",
@@ -81,8 +82,17 @@ fn wrong_value(product: &Product<'_>) -> Result<Verdict> {
     refusal(product, "spiderpool", &["--set", "spiderpoolController.replicas=two"], &["/spiderpoolController/replicas"])
 }
 
-fn second(product: &Product<'_>) -> Result<Verdict> {
-    refusal(product, "second", &[], &["cannot be imported", "release-name", "spiderpool"])
+/// No object has a name that the first release has given.
+const ELSEWHERE: [&str; 4] = [
+    "--namespace=default",
+    "--set=spiderpoolAgent.name=other-agent,spiderpoolController.name=other-controller,spiderpoolInit.name=other-init",
+    "--set=multus.multusCNI.name=other-multus,global.configName=other-conf,global.nameOverride=other",
+    "--set=spiderpoolController.tls.secretName=other-certs",
+];
+
+fn second(product: &Product<'_>, further: &[&str]) -> Result<Verdict> {
+    let first = format!("release \"spiderpool\" in namespace {NAMESPACE} (DaemonSet {NAMESPACE}/spiderpool-agent)");
+    refusal(product, "second", further, &["Spiderpool is installed already", &first])
 }
 
 fn ranges(access: &Access) -> Result<Verdict> {

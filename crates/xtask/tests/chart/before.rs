@@ -109,7 +109,7 @@ fn both_implementations_may_write_while_one_replaces_the_other() {
     let all = cluster(upstreams(), &[]).render(to_multinet);
     assert!(
         may(&all, "spiderpool-multus-multus", "update", "pods/status")
-            && may(&all, "spiderpool-multus", "patch", "pods")
+            && may(&all, "spiderpool-multus", "patch", "pods/status")
     );
     let unfinished = cluster(ours("multinet", 1), &["spiderpool-multus-multus"]).render(to_multinet);
     assert!(unfinished.find("ClusterRole", "spiderpool-multus-multus").is_some());

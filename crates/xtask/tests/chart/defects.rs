@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{Rendered, container, containers, env, file, pod, render, texts, try_container};
+use crate::helm::{
+    Rendered, container, containers, env, file, pod, render, root, texts, try_container, try_render_for,
+};
 
 fn volume<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
     pod(object)["volumes"].as_array()?.iter().find(|volume| volume["name"] == name)
@@ -134,6 +136,21 @@ fn probed(object: &Value, name: &str) -> Vec<Value> {
 
 #[test]
 #[ignore = "helm"]
+fn who_only_waits_is_not_restarted() {
+    // What `startup` and `liveness` mean is the processes' own: `daemon::health`. Readiness restarts nothing.
+    for values in ["{}", "{spiderpoolController: {hostnetwork: false}}"] {
+        let all = render(values);
+        for (object, name) in [(all.agent(), "spiderpool-agent"), (all.controller(), "spiderpool-controller")] {
+            for kind in ["startup", "liveness", "readiness"] {
+                let probe = &container(object, name)[format!("{kind}Probe")];
+                assert_eq!(probe["httpGet"]["path"], format!("/v1/runtime/{kind}"), "{name}: {probe}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "helm"]
 fn probes_ask_where_the_process_listens() {
     let on_node = render("{}");
     assert_eq!(
@@ -209,6 +226,29 @@ fn a_change_of_the_configuration_rolls_the_pods_and_nothing_else_does() {
     assert_eq!(before, checksum("clusterDefaultPool: {ipv4IPPoolName: other}"));
     let after = checksum("ipam: {enableIPv6: false}");
     assert!(before[0] != after[0] && before[1] != after[1]);
+}
+
+#[test]
+#[ignore = "helm"]
+fn agents_know_the_refusal_of_a_pool_that_is_taken_over() {
+    let all = render("{}");
+    let policy = all.get("ValidatingAdmissionPolicy", "spiderpool-agent-pool-status");
+    let known = std::fs::read_to_string(root().join("crates/k8s-api/src/pool.rs")).unwrap();
+    let told = policy["spec"]["validations"][0]["message"].as_str().unwrap();
+    assert!(known.contains(&format!("\"{told}\"")), "store::upstream waits for another text: {told}");
+}
+
+#[test]
+#[ignore = "helm"]
+fn agents_whose_tokens_name_no_node_are_replaced_when_the_policy_comes() {
+    let of = |kubernetes: &str| {
+        let all = try_render_for(kubernetes, "{}").unwrap();
+        (all.agent()["spec"]["template"].clone(), !all.all("ValidatingAdmissionPolicy").is_empty())
+    };
+    let (before, after) = (of("1.29.9"), of("1.30.0"));
+    assert_eq!((before.1, after.1), (false, true));
+    assert_ne!(before.0, after.0, "the same template starts no agent anew, and tokens live on");
+    assert_eq!(after, of("1.36.0"), "a later upgrade of the cluster concerns no agent");
 }
 
 #[test]

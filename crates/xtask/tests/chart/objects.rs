@@ -56,7 +56,8 @@ fn multinet_needs_neither_multus_image_nor_its_rights() {
         let all = render(&format!("multus: {{implementation: {implementation}}}"));
         all.get("ClusterRole", "spiderpool-multus")["rules"].to_string()
     };
-    assert!(rights("multus").contains("pods/status") && !rights("multinet").contains("events"));
+    assert!(rights("multus").contains("events") && !rights("multinet").contains("events"));
+    assert!(!rights("multinet").contains("\"pods\""), "the status is enough");
     let none = render("multus: {multusCNI: {install: false}}");
     assert!(
         try_container(none.agent(), "multus-cni").is_none() && none.find("ClusterRole", "spiderpool-multus").is_none()

@@ -156,6 +156,48 @@ fn a_secret_that_is_not_the_releases_is_not_replaced() {
 
 #[test]
 #[ignore = "helm"]
+fn a_second_release_is_refused_whatever_its_objects_are_called() {
+    // A DaemonSet `net/agents` with these labels, its pods' labels, and the release it belongs to.
+    let set = |labels: serde_json::Value, of_pods: serde_json::Value, release: &[&str]| {
+        let mut annotations = json!({"deprecated.daemonset.template.generation": "1"});
+        for (key, value) in ["name", "namespace"].iter().zip(release) {
+            annotations[format!("meta.helm.sh/release-{key}")] = json!(value);
+        }
+        json!({
+            "metadata": {"name": "agents", "namespace": "net", "labels": labels, "annotations": annotations},
+            "spec": {"template": {"metadata": {"labels": of_pods}}},
+        })
+    };
+    let ours = || json!({"ipam.spidernet.io/source": "SpiderIP"});
+    let named = || json!({"app.kubernetes.io/name": "spiderpool"});
+    let charted = |version: &str| json!({"helm.sh/chart": format!("spiderpool-{version}")});
+    let other = json!({"metadata": {"name": "kube-proxy", "namespace": "kube-system"}, "spec": {"template": {"metadata": {"creationTimestamp": null}}}});
+    let cluster = |set: serde_json::Value| Cluster::with(&json!({"DaemonSet/": {"items": [other, set]}}));
+    let values = "{spiderpoolAgent: {name: a}, spiderpoolController: {name: c}, spiderpoolInit: {name: i}}";
+    for (labels, of_pods) in
+        [(json!({"a": "b"}), ours()), (named(), json!(null)), (charted("0.1.0"), json!({})), (charted("v1.2.0"), json!({}))]
+    {
+        for release in [["first", "net"], ["first", "kube-system"], ["sp", "net"]] {
+            let text = cluster(set(labels.clone(), of_pods.clone(), &release)).try_render(values).err().unwrap();
+            let [name, namespace] = release;
+            let told = format!(
+                "Spiderpool is installed already: release \"{name}\" in namespace {namespace} (DaemonSet net/agents). A cluster has one"
+            );
+            assert!(text.contains(&told), "{labels} {of_pods} {release:?}: {text}");
+        }
+        cluster(set(labels, of_pods, &["sp", "kube-system"])).render(values);
+    }
+    for (labels, of_pods, release) in [
+        (charted("exporter-1.0.0"), json!({}), &["first", "net"][..]), // another chart
+        (json!(null), json!({"app": "web"}), &["first", "net"]),
+        (named(), ours(), &[]), // nobody's release: applied by hand
+    ] {
+        cluster(set(labels, of_pods, release)).render(values);
+    }
+}
+
+#[test]
+#[ignore = "helm"]
 fn what_looks_alike_and_works_is_taken() {
     for values in [
         // What upstream's own set-ups pass.

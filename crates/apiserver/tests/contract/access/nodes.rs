@@ -38,15 +38,20 @@ fn pod(name: &str, node: &str, account: &str) -> Value {
 }
 
 /// An installation whose policy is in force, and objects of two nodes.
-struct World {
-    installation: Installation,
+pub struct World {
+    pub installation: Installation,
     /// Of node `a`, of node `b`, and one that tells no node.
     ips: [String; 3],
 }
 
 impl World {
-    async fn new() -> Self {
-        let installation = Installation::new("multus").await;
+    pub async fn new() -> Self {
+        Self::with("multus").await
+    }
+
+    /// With Multus or multinet.
+    pub async fn with(implementation: &str) -> Self {
+        let installation = Installation::new(implementation).await;
         crate::golden::define(&installation.kubectl).await;
         let api = &installation.api;
         // Pods have one; a controller makes it.
@@ -86,7 +91,7 @@ impl World {
     }
 
     /// Asserts the verdict on a request of the agent on node `a`.
-    async fn judge(&self, what: &str, method: &str, path: &str, body: &Value, expected: Result<(), &str>) {
+    pub async fn judge(&self, what: &str, method: &str, path: &str, body: &Value, expected: Result<(), &str>) {
         let answer = self.installation.as_agent(Some("a"), method, path, body).await;
         match expected {
             Ok(()) => assert!((200..300).contains(&answer.code), "{what}: {answer:?}"),
@@ -98,7 +103,7 @@ impl World {
     }
 
     /// A stored object with changes.
-    async fn changed(&self, path: &str, changes: Value) -> Value {
+    pub async fn changed(&self, path: &str, changes: Value) -> Value {
         let mut object = self.installation.api.get(path).await.ok();
         json_patch::merge(&mut object, &changes);
         object
@@ -161,14 +166,33 @@ async fn endpoints_are_written_by_the_agent_of_their_node_or_handed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "kube-apiserver"]
-async fn the_network_status_of_a_pod_is_written_on_its_node() {
+async fn the_endpoint_of_a_living_pod_is_not_taken_for_one_that_does_not_own_it() {
+    const OWNER: &str = "a SpiderEndpoint tells the addresses of the pod that owns it, and of no other";
     let world = World::new().await;
-    let status = |node: &str| world.installation.api.core(&format!("pods/pod-{node}/status"));
-    let told = json!({"metadata": {"annotations": {"k8s.v1.cni.cncf.io/network-status": "[]"}}});
-    for (node, expected) in [("a", Ok(())), ("b", Err(REFUSED))] {
-        let body = world.changed(&status(node), told.clone()).await;
-        world.judge(node, "PUT", &status(node), &body, expected).await;
-    }
+    let api = &world.installation.api;
+    let path = world.endpoint("pod-b");
+    let uid = api.get(&api.core("pods/pod-b")).await.ok()["metadata"]["uid"].clone();
+    let owner = |uid: &Value| json!([{"apiVersion": "v1", "kind": "Pod", "name": "pod-b", "uid": uid}]);
+    let mut stored = endpoint("pod-b", "b");
+    stored["status"]["current"]["uid"] = uid.clone();
+    stored["metadata"]["ownerReferences"] = owner(&uid);
+    api.post(path.trim_end_matches("/pod-b"), &stored).await.ok();
+
+    let to = |uid: &str| json!({"status": {"current": {"uid": uid, "node": "a"}}});
+    world.judge("a made-up UID", "PUT", &path, &world.changed(&path, to("made-up")).await, Err(OWNER)).await;
+    let mut taken = world.changed(&path, to("new")).await;
+    taken["metadata"]["ownerReferences"] = owner(&"newer".into());
+    world.judge("of another pod", "PUT", &path, &taken, Err(OWNER)).await;
+    let mut made = endpoint("made", "a");
+    made["metadata"]["ownerReferences"] = owner(&uid);
+    world.judge("a new one", "POST", path.trim_end_matches("/pod-b"), &made, Err(OWNER)).await;
+
+    // As a new pod of the name does; a StatefulSet's has no owner (`endpoints_are_written...`).
+    taken["metadata"]["ownerReferences"] = owner(&"new".into());
+    let dry = format!("{path}?dryRun=All");
+    world.judge("of the new pod", "PUT", &dry, &taken, Ok(())).await;
+    taken["metadata"]["ownerReferences"] = Value::Null;
+    world.judge("of a StatefulSet's", "PUT", &dry, &taken, Ok(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
