@@ -12,6 +12,7 @@ mod admission;
 mod definitions;
 mod engine;
 mod golden;
+mod hooks;
 mod kubectl;
 mod objects;
 mod patches;
