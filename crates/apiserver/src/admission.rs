@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::meta;
 use crate::request::Call;
+use crate::schema::rules::fault;
 use crate::selector::Labels;
 use crate::server::Server;
 use crate::status::{Failure, Outcome};
@@ -122,7 +123,7 @@ struct Hook {
     rules: Vec<Value>,
     namespaces: Labels,
     objects: Labels,
-    conditions: Vec<(String, Result<Program, String>)>,
+    conditions: Vec<Condition>,
     ignores_failure: bool,
     reinvoked: bool,
     dry_runs: bool,
@@ -139,9 +140,7 @@ impl Hook {
             rules: value["rules"].as_array().cloned().unwrap_or_default(),
             namespaces: Labels::from_object(&value["namespaceSelector"]),
             objects: Labels::from_object(&value["objectSelector"]),
-            conditions: conditions
-                .map(|c| (text(&c["name"]), Program::compile(&text(&c["expression"])).map_err(|e| e.to_string())))
-                .collect(),
+            conditions: conditions.map(|c| Condition::new(text(&c["expression"]))).collect(),
             ignores_failure: value["failurePolicy"] == "Ignore",
             reinvoked: value["reinvocationPolicy"] == "IfNeeded",
             dry_runs: matches!(value["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")),
@@ -150,8 +149,8 @@ impl Hook {
         }
     }
 
-    /// Whether the webhook wants the request; an error is one of its conditions.
-    fn wants(&self, server: &Server, request: &Request<'_>, body: &Value) -> Result<bool, String> {
+    /// Whether the webhook is to be asked. A condition that cannot be evaluated refuses the request, unless failures are ignored.
+    fn wants(&self, server: &Server, request: &Request<'_>, body: &Value) -> Outcome<bool> {
         let (new, old) = (&body["object"], &body["oldObject"]);
         if !self.rules.iter().any(|rule| rule_matches(rule, request)) {
             return Ok(false);
@@ -163,7 +162,13 @@ impl Hook {
         if !self.objects.is_empty() && !selected(new) && !selected(old) {
             return Ok(false);
         }
-        self.conditions_hold(body)
+        self.conditions_hold(body).or_else(|why| {
+            if self.ignores_failure {
+                tracing::warn!(webhook = %self.name, error = why, "match conditions failed, failurePolicy is Ignore");
+                return Ok(false);
+            }
+            Err(Failure::forbidden(request.call.resource(), body["name"].as_str().unwrap_or_default(), &why))
+        })
     }
 
     fn namespace_matches(&self, server: &Server, request: &Request<'_>, new: &Value, old: &Value) -> bool {
@@ -187,18 +192,19 @@ impl Hook {
         for (name, value) in [("object", &body["object"]), ("oldObject", &body["oldObject"]), ("request", body)] {
             context.add_variable(name, value).map_err(|e| e.to_string())?;
         }
-        let mut fault = None;
-        for (name, program) in &self.conditions {
-            let value =
-                program.as_ref().map_err(Clone::clone).and_then(|p| p.execute(&context).map_err(|e| e.to_string()));
-            match value {
-                Ok(Cel::Bool(false)) => return Ok(false),
-                Ok(Cel::Bool(true)) => {}
-                Ok(_) => fault = Some(format!("match condition {name:?}: not a boolean")),
-                Err(why) => fault = Some(format!("match condition {name:?}: {why}")),
+        let mut faults = Vec::new();
+        for condition in &self.conditions {
+            match condition.holds(&context) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(why) => faults.push(why),
             }
         }
-        fault.map_or(Ok(true), Err)
+        match faults.as_slice() {
+            [] => Ok(true),
+            [one] => Err(one.clone()),
+            many => Err(format!("[{}]", many.join(", "))),
+        }
     }
 
     /// Asks the webhook; a refusal is a failure, an answer its `response`; `None` when a failed call is ignored.
@@ -219,14 +225,7 @@ impl Hook {
             Err(why) => Err(why.clone()),
         };
         let checked = called.map_err(|e| format!("failed to call webhook: {e}")).and_then(|answer| {
-            let response = &answer["response"];
-            match response["uid"] == uid && response["allowed"].is_boolean() {
-                true => Ok(response.clone()),
-                false => Err(format!(
-                    "received invalid webhook response: expected response.uid={uid}, got {}",
-                    response["uid"]
-                )),
-            }
+            verified(&answer, &uid).map_err(|why| format!("received invalid webhook response: {why}"))
         });
         let response = match checked {
             Ok(response) => response,
@@ -262,18 +261,76 @@ impl Hook {
         failure
     }
 
-    /// Applies the JSON patch of a response; tells whether it changed the object.
-    fn patch(&self, response: &Value, new: &mut Value) -> Result<bool, String> {
-        let Some(patch) = response["patch"].as_str().filter(|p| !p.is_empty()) else { return Ok(false) };
-        if response["patchType"] != "JSONPatch" {
-            return Err(format!("unsupported patch type {}", response["patchType"]));
+    /// Applies the JSON patch of a response; tells whether it changed the object. A patch that does not fit the object is no failed call.
+    fn patch(&self, response: &Value, new: &mut Value) -> Outcome<bool> {
+        let patch = match decoded_patch(response) {
+            Ok(patch) => patch,
+            Err(why) => return self.failed(&why).map(|()| false),
+        };
+        if patch.is_empty() {
+            return Ok(false);
         }
-        let bytes = STANDARD.decode(patch).map_err(|e| e.to_string())?;
-        let patch: json_patch::Patch = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        if !new.is_object() {
+            let name = &self.name;
+            let why = "attempted to modify the object, which is not supported for this operation";
+            return Err(Failure::internal(format!("admission webhook {name:?} {why}")));
+        }
         let before = new.clone();
-        json_patch::patch(new, &patch).map_err(|e| e.to_string())?;
+        json_patch::patch(new, &patch).map_err(Failure::internal)?;
         Ok(*new != before)
     }
+}
+
+/// One of `matchConditions`.
+#[derive(Debug)]
+struct Condition {
+    expression: String,
+    program: Result<Program, String>,
+}
+
+impl Condition {
+    fn new(expression: String) -> Self {
+        let program = Program::compile(&expression).map_err(|error| error.to_string());
+        Self { expression, program }
+    }
+
+    fn holds(&self, context: &Context<'_>) -> Result<bool, String> {
+        let value = self.program.as_ref().map_err(Clone::clone);
+        let why = match value.and_then(|program| program.execute(context).map_err(|error| fault(&error).into_owned())) {
+            Ok(Cel::Bool(holds)) => return Ok(holds),
+            Ok(_) => "not a boolean".to_owned(),
+            Err(why) => why,
+        };
+        Err(format!("expression '{}' resulted in error: {why}", self.expression))
+    }
+}
+
+/// The response in a webhook's answer, or what is wrong with it.
+fn verified(answer: &Value, uid: &Value) -> Result<Value, String> {
+    let response = &answer["response"];
+    if !response.is_object() {
+        return Err("webhook response was absent".to_owned());
+    }
+    if response["uid"] != *uid {
+        let got = response["uid"].as_str().unwrap_or_default();
+        return Err(format!("expected response.uid={uid}, got {got:?}"));
+    }
+    Ok(response.clone())
+}
+
+fn decoded_patch(response: &Value) -> Result<json_patch::Patch, String> {
+    let Some(patch) = response["patch"].as_str().filter(|p| !p.is_empty()) else { return Ok(Default::default()) };
+    match response["patchType"].as_str() {
+        Some("JSONPatch") => {}
+        Some(other) => return Err(format!("unsupported patch type {other:?}")),
+        None => {
+            let why = "webhook returned response.patch but not response.patchType";
+            return Err(format!("received invalid webhook response: {why}"));
+        }
+    }
+    let undecodable = |why: String| format!("received undecodable patch in webhook response: {why}");
+    let bytes = STANDARD.decode(patch).map_err(|error| undecodable(error.to_string()))?;
+    serde_json::from_slice(&bytes).map_err(|error| undecodable(error.to_string()))
 }
 
 fn labels(object: &Value) -> Vec<(String, String)> {
@@ -319,32 +376,28 @@ pub async fn mutate(
     if hooks.mutating.is_empty() || request.is_exempt() {
         return Ok(false);
     }
-    // Whether each webhook has seen the object as the last change left it.
-    let mut current = vec![true; hooks.mutating.len()];
+    let count = hooks.mutating.len();
+    // Asked since the last change, and wishing to be asked again after one; those whose wish came true.
+    let (mut asked, mut again) = (vec![false; count], vec![false; count]);
     let mut changed_at_all = false;
     for round in 0..2 {
         for (at, hook) in hooks.mutating.iter().enumerate() {
-            if round == 1 && (current[at] || !hook.reinvoked) {
+            let body = request.body(&uid(), new, old);
+            if !hook.wants(server, request, &body)? || (round == 1 && !again[at]) {
                 continue;
             }
-            let body = request.body(&uid(), new, old);
-            match hook.wants(server, request, &body) {
-                Ok(false) => continue,
-                Ok(true) => {}
-                Err(why) => {
-                    hook.failed(&why)?;
-                    continue;
-                }
+            let changed = match hook.ask(server, request, body, warnings).await? {
+                Some(response) => hook.patch(&response, new)?,
+                None => false,
+            };
+            if changed {
+                changed_at_all = true;
+                again.iter_mut().zip(&mut asked).for_each(|(again, asked)| *again |= std::mem::take(asked));
             }
-            let Some(response) = hook.ask(server, request, body, warnings).await? else { continue };
-            match hook.patch(&response, new) {
-                Ok(false) => {}
-                Ok(true) => {
-                    changed_at_all = true;
-                    current[..at].fill(false);
-                }
-                Err(why) => hook.failed(&why)?,
-            }
+            asked[at] = hook.reinvoked;
+        }
+        if !changed_at_all {
+            break;
         }
     }
     Ok(changed_at_all)
@@ -365,17 +418,17 @@ pub async fn validate(
     let asked = hooks.validating.iter().map(|hook| async move {
         let body = request.body(&uid(), new, old);
         let mut warnings = Vec::new();
-        match hook.wants(server, request, &body) {
-            Ok(false) => {}
-            Ok(true) => {
-                hook.ask(server, request, body, &mut warnings).await?;
-            }
-            Err(why) => hook.failed(&why)?,
-        }
-        Ok(warnings)
+        let verdict = match hook.wants(server, request, &body) {
+            Ok(true) => hook.ask(server, request, body, &mut warnings).await.map(drop),
+            Ok(false) => Ok(()),
+            Err(refused) => Err(refused),
+        };
+        (verdict, warnings)
     });
-    for answer in join_all(asked).await {
-        warnings.extend(answer?);
+    let mut outcome = Ok(());
+    for (verdict, texts) in join_all(asked).await {
+        warnings.extend(texts);
+        outcome = outcome.and(verdict);
     }
-    Ok(())
+    outcome
 }

@@ -234,7 +234,7 @@ impl Collector {
             user: "system:serviceaccount:kube-system:generic-garbage-collector".into(),
         };
         let options = Options { propagation, uid: Some(object.uid.clone()), ..Options::default() };
-        match delete_object(&self.server, &call, &options).await {
+        match delete_object(&self.server, &call, &options, &mut Vec::new()).await {
             Err(failure) if !matches!(&*failure.reason, "NotFound" | "Conflict") => {
                 tracing::warn!(%store, key = %object.key, error = %failure, "deletion failed, will be tried again");
                 self.failed

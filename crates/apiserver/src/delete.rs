@@ -110,10 +110,10 @@ pub enum Deleted {
 }
 
 /// DELETE of one object.
-pub async fn delete(server: &Server, call: &Call, body: &Bytes) -> Outcome<Response> {
+pub async fn delete(server: &Server, call: &Call, body: &Bytes, warnings: &mut Vec<String>) -> Outcome<Response> {
     let options = Options::read(call, body)?;
     let resource = call.resource();
-    match delete_object(server, call, &options).await? {
+    match delete_object(server, call, &options, warnings).await? {
         Deleted::Pending(object) => render::object(call, StatusCode::OK, &object),
         Deleted::Gone(object)
             if matches!(&*resource.store, "/pods" | "/namespaces" | "/serviceaccounts" | "/services") =>
@@ -145,7 +145,7 @@ pub async fn delete_collection(server: &Server, call: &Call, body: &Bytes) -> Ou
         let options = Options { uid: Some(object.uid.clone()), ..options.clone() };
         let call = named(call, object);
         async move {
-            match delete_object(server, &call, &options).await {
+            match delete_object(server, &call, &options, &mut Vec::new()).await {
                 Err(failure) if failure.code != StatusCode::NOT_FOUND && failure.code != StatusCode::CONFLICT => {
                     Err(failure)
                 }
@@ -165,7 +165,12 @@ fn named(call: &Call, object: &Object) -> Call {
 }
 
 /// Deletes an object, or marks it when something must happen first.
-pub async fn delete_object(server: &Server, call: &Call, options: &Options) -> Outcome<Deleted> {
+pub async fn delete_object(
+    server: &Server,
+    call: &Call,
+    options: &Options,
+    warnings: &mut Vec<String>,
+) -> Outcome<Deleted> {
     let (resource, name) = (call.resource(), call.name());
     if resource.is("/namespaces") && matches!(name, "default" | "kube-system" | "kube-public") {
         return Err(Failure::forbidden(resource, name, "this namespace may not be deleted"));
@@ -176,8 +181,8 @@ pub async fn delete_object(server: &Server, call: &Call, options: &Options) -> O
         options.check(resource, &current)?;
         let old = render::value_of(resource, &current);
         let request = admission::Request::new(call, Operation::Delete, options.dry_run);
-        admission::mutate(server, &request, &mut Value::Null, Some(&old), &mut Vec::new()).await?;
-        admission::validate(server, &request, &Value::Null, Some(&old), &mut Vec::new()).await?;
+        admission::mutate(server, &request, &mut Value::Null, Some(&old), warnings).await?;
+        admission::validate(server, &request, &Value::Null, Some(&old), warnings).await?;
         let mut value = current.value();
         let wait = mark(resource, &mut value, options);
         if options.dry_run || (wait && value == current.value()) {

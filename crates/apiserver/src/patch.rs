@@ -35,12 +35,18 @@ impl Patch {
                     other => Err(Failure::bad_request(no_map(&other))),
                 }
             }
-            _ if resource.builtin => Err(Failure::unsupported_media_type(&[
-                "application/json-patch+json",
-                "application/merge-patch+json",
-                "application/strategic-merge-patch+json",
-            ])),
-            _ => Err(Failure::unsupported_media_type(&["application/json-patch+json", "application/merge-patch+json"])),
+            // What kube-apiserver says depends on where it notices; to who wants server-side apply the longer text is of more use.
+            _ if resource.builtin && content_type != "application/apply-patch+yaml" => {
+                Err(Failure::unsupported_patch_type())
+            }
+            _ => {
+                let all = [
+                    "application/json-patch+json",
+                    "application/merge-patch+json",
+                    "application/strategic-merge-patch+json",
+                ];
+                Err(Failure::unsupported_media_type(if resource.builtin { &all } else { &all[..2] }))
+            }
         }
     }
 

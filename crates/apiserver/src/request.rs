@@ -11,6 +11,8 @@ use crate::status::{Failure, Outcome};
 
 /// Media types that answers can have.
 pub const ACCEPTED: &[&str] = &["application/json", "application/yaml"];
+/// Media types that bodies can have.
+const READ: &[&str] = &["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// Which object or collection a path names.
 #[derive(Debug, Clone)]
@@ -200,6 +202,6 @@ pub fn decode(content_type: &str, body: &[u8]) -> Outcome<Value> {
                 .map_err(|e| Failure::bad_request(format!("error converting YAML to JSON: {e}")))
         }
         protobuf::MEDIA_TYPE => protobuf::decode(body).map_err(Failure::bad_request),
-        _ => Err(Failure::unsupported_media_type(ACCEPTED)),
+        _ => Err(Failure::unsupported_media_type(READ)),
     }
 }

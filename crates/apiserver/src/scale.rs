@@ -55,7 +55,13 @@ fn selector_text(selector: &Value) -> String {
 }
 
 /// GET, PUT and PATCH.
-pub async fn serve(server: &Server, call: &Call, method: &Method, body: &Bytes) -> Outcome<Response> {
+pub async fn serve(
+    server: &Server,
+    call: &Call,
+    method: &Method,
+    body: &Bytes,
+    warnings: &mut Vec<String>,
+) -> Outcome<Response> {
     let resource: &Resource = call.resource();
     let scale = resource.scale.as_ref().ok_or_else(|| no_subresource(call))?;
     let patch = match *method {
@@ -73,7 +79,7 @@ pub async fn serve(server: &Server, call: &Call, method: &Method, body: &Bytes) 
         _ => return Err(Failure::method_not_allowed()),
     };
     let whole = if patch.is_none() { decode(&call.content_type, body)? } else { Value::Null };
-    let mut writing = Writing::new(server, call, "UpdateOptions")?;
+    let mut writing = Writing::new(server, call, "UpdateOptions", warnings)?;
     let change = |current: &Value| {
         let wanted = match &patch {
             Some(patch) => patch.apply(resource, &view(scale, current))?,

@@ -25,7 +25,7 @@ pub(crate) mod names;
 pub(crate) mod node;
 pub(crate) mod paths;
 mod prune;
-mod rules;
+pub(crate) mod rules;
 mod structural;
 
 pub use cause::Cause;

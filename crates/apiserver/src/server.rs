@@ -1,4 +1,5 @@
 //! The server: state, routing, what every request passes through.
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
@@ -286,8 +287,10 @@ async fn route(server: &Server, request: Request<Body>) -> Outcome<Response> {
         _ => body(request).await?,
     };
     let deprecated = call.resource().is("/endpoints").then_some(ENDPOINTS_WARNING);
-    let mut response = dispatch(server, call, &method, &body).await.unwrap_or_else(|failure| failure.into_response());
-    warn(&mut response, deprecated.map(str::to_owned));
+    let mut warnings = Vec::new();
+    let done = dispatch(server, call, &method, &body, &mut warnings).await;
+    let mut response = done.unwrap_or_else(|failure| failure.into_response());
+    warn(&mut response, deprecated.map(str::to_owned).into_iter().chain(warnings));
     Ok(response)
 }
 
@@ -309,7 +312,14 @@ async fn body(request: Request<Body>) -> Outcome<Bytes> {
     }
 }
 
-async fn dispatch(server: &Server, call: Call, method: &Method, body: &Bytes) -> Outcome<Response> {
+/// Carries a request out. `warnings` are for its client whatever becomes of it.
+async fn dispatch(
+    server: &Server,
+    call: Call,
+    method: &Method,
+    body: &Bytes,
+    warnings: &mut Vec<String>,
+) -> Outcome<Response> {
     let store = server.store();
     let sub = call.target.sub.clone();
     let get = matches!(*method, Method::GET | Method::HEAD);
@@ -320,21 +330,21 @@ async fn dispatch(server: &Server, call: Call, method: &Method, body: &Bytes) ->
         (_, true, None) if get => list::get(store, &call),
         (_, true, Some("status")) if get && call.resource().status => list::get(store, &call),
         (_, false, None) if get => list::list(store, &call),
-        (_, true, Some("scale")) => scale::serve(server, &call, method, body).await,
+        (_, true, Some("scale")) => scale::serve(server, &call, method, body, warnings).await,
         (&Method::POST, false, None) => {
-            respond(&call, Writing::new(server, &call, "CreateOptions")?.create(body).await?)
+            respond(&call, Writing::new(server, &call, "CreateOptions", warnings)?.create(body).await?)
         }
         (&Method::POST, true, Some("binding")) if call.resource().is("/pods") => {
-            let status = write::bind(server, &call, body).await?;
+            let status = write::bind(server, &call, body, warnings).await?;
             Ok(render::encode(false, StatusCode::CREATED, &status))
         }
         (&Method::PUT, true, _) if writable(&call) => {
-            respond(&call, Writing::new(server, &call, "UpdateOptions")?.update(body).await?)
+            respond(&call, Writing::new(server, &call, "UpdateOptions", warnings)?.update(body).await?)
         }
         (&Method::PATCH, true, _) if writable(&call) => {
-            respond(&call, Writing::new(server, &call, "PatchOptions")?.patch(body).await?)
+            respond(&call, Writing::new(server, &call, "PatchOptions", warnings)?.patch(body).await?)
         }
-        (&Method::DELETE, true, None) => delete::delete(server, &call, body).await,
+        (&Method::DELETE, true, None) => delete::delete(server, &call, body, warnings).await,
         (&Method::DELETE, false, None) => delete::delete_collection(server, &call, body).await,
         (_, _, Some(sub)) if !discovery::has_subresource(call.resource(), sub) => Err(no_subresource(&call)),
         _ => Err(Failure::method_not_allowed()),
@@ -358,15 +368,17 @@ pub fn no_subresource(call: &Call) -> Failure {
 }
 
 fn respond(call: &Call, reply: Reply) -> Outcome<Response> {
-    let mut response = render::object(call, reply.code, &reply.object)?;
-    warn(&mut response, reply.warnings);
-    Ok(response)
+    render::object(call, reply.code, &reply.object)
 }
 
+/// Adds `Warning` headers, each text once.
 fn warn(response: &mut Response, warnings: impl IntoIterator<Item = String>) {
+    let mut told = BTreeSet::new();
     for warning in warnings {
         let text = format!("299 - {}", Value::from(warning));
-        if let Ok(value) = HeaderValue::from_str(&text) {
+        if let Ok(value) = HeaderValue::from_str(&text)
+            && told.insert(text)
+        {
             response.headers_mut().append(header::WARNING, value);
         }
     }

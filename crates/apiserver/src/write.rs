@@ -30,8 +30,6 @@ pub struct Reply {
     pub code: StatusCode,
     /// The object; in the stored form.
     pub object: Arc<Object>,
-    /// Texts for `Warning` headers.
-    pub warnings: Vec<String>,
 }
 
 /// What a client asked about unknown fields.
@@ -51,7 +49,7 @@ pub struct Writing<'a> {
     /// Whether nothing is to be stored.
     pub dry_run: bool,
     /// Texts for `Warning` headers.
-    pub warnings: Vec<String>,
+    pub warnings: &'a mut Vec<String>,
     unknown: Unknown,
     /// Whether the object comes out of a patch, which is then what errors of decoding are about.
     patching: bool,
@@ -61,7 +59,7 @@ impl<'a> Writing<'a> {
     /// Reads the options of a write.
     ///
     /// `options` is the kind that refusals of them name, `CreateOptions` and the like.
-    pub fn new(server: &'a Server, call: &'a Call, options: &str) -> Outcome<Self> {
+    pub fn new(server: &'a Server, call: &'a Call, options: &str, warnings: &'a mut Vec<String>) -> Outcome<Self> {
         let unknown = match call.query.text("fieldValidation") {
             Some("Strict") => Unknown::Strict,
             Some("Warn") | None => Unknown::Warn,
@@ -72,7 +70,7 @@ impl<'a> Writing<'a> {
                 return Err(Failure::invalid_options(options, &[cause]));
             }
         };
-        Ok(Self { server, call, dry_run: call.query.dry_run(options)?, warnings: Vec::new(), unknown, patching: false })
+        Ok(Self { server, call, dry_run: call.query.dry_run(options)?, warnings, unknown, patching: false })
     }
 
     fn resource(&self) -> &'a Resource {
@@ -87,15 +85,10 @@ impl<'a> Writing<'a> {
         for _ in 1..tries {
             match self.create_once(value.clone()).await {
                 Err(failure) if *failure.reason == *"AlreadyExists" => {}
-                done => return self.reply(StatusCode::CREATED, done?),
+                done => return Ok(Reply { code: StatusCode::CREATED, object: done? }),
             }
         }
-        let object = self.create_once(value).await?;
-        self.reply(StatusCode::CREATED, object)
-    }
-
-    fn reply(self, code: StatusCode, object: Arc<Object>) -> Outcome<Reply> {
-        Ok(Reply { code, object, warnings: self.warnings })
+        Ok(Reply { code: StatusCode::CREATED, object: self.create_once(value).await? })
     }
 
     async fn create_once(&mut self, mut value: Value) -> Outcome<Arc<Object>> {
@@ -111,7 +104,7 @@ impl<'a> Writing<'a> {
         meta::fill(&mut value, &call.target.namespace);
         self.check_namespace(meta::text(&value, "name"))?;
         let request = admission::Request::new(call, Operation::Create, self.dry_run);
-        if admission::mutate(server, &request, &mut value, None, &mut self.warnings).await? {
+        if admission::mutate(server, &request, &mut value, None, self.warnings).await? {
             self.settle(&mut value);
         }
         strategy::prepare_create(resource, &mut value);
@@ -120,7 +113,7 @@ impl<'a> Writing<'a> {
         let causes = self.validate(&value, None);
         self.refuse(meta::text(&value, "name"), causes)?;
         self.warn(&value, None);
-        admission::validate(server, &request, &value, None, &mut self.warnings).await?;
+        admission::validate(server, &request, &value, None, self.warnings).await?;
         let name = meta::text(&value, "name").to_owned();
         self.store(&name, Expect::Absent, value, false).await.map_err(|refused| self.failure(&name, refused))
     }
@@ -158,11 +151,10 @@ impl<'a> Writing<'a> {
         let _serial = self.server.serial(self.resource()).await;
         let found = self.server.store().get(&self.resource().store, &self.call.key());
         if found.is_none() && strategy::allows_create_on_update(self.resource()) && self.call.target.sub.is_none() {
-            let object = self.create_once(value).await?;
-            return self.reply(StatusCode::CREATED, object);
+            return Ok(Reply { code: StatusCode::CREATED, object: self.create_once(value).await? });
         }
         let object = self.change(|_| Ok(value.clone())).await?;
-        self.reply(StatusCode::OK, object)
+        Ok(Reply { code: StatusCode::OK, object })
     }
 
     /// PATCH of the object or of a subresource.
@@ -172,7 +164,7 @@ impl<'a> Writing<'a> {
         let _serial = self.server.serial(self.resource()).await;
         let resource = self.call.resource().clone();
         let object = self.change(|current| patch.apply(&resource, current)).await?;
-        self.reply(StatusCode::OK, object)
+        Ok(Reply { code: StatusCode::OK, object })
     }
 
     /// Reads the current object, lets `make` derive the new one and stores it, again when another write came between.
@@ -213,7 +205,7 @@ impl<'a> Writing<'a> {
         }
         meta::keep_system(&old, &mut new);
         let request = admission::Request::new(call, Operation::Update, self.dry_run);
-        if admission::mutate(server, &request, &mut new, Some(&old), &mut self.warnings).await? {
+        if admission::mutate(server, &request, &mut new, Some(&old), self.warnings).await? {
             self.settle(&mut new);
         }
         if matches!(sub, None | Some("scale")) {
@@ -225,7 +217,7 @@ impl<'a> Writing<'a> {
         let causes = self.validate(&new, Some(&old));
         self.refuse(name, causes)?;
         self.warn(&new, Some(&old));
-        admission::validate(server, &request, &new, Some(&old), &mut self.warnings).await?;
+        admission::validate(server, &request, &new, Some(&old), self.warnings).await?;
         new["metadata"]["resourceVersion"] = current.version.to_string().into();
         if new == old {
             return Ok(Ok(current.clone()));
@@ -484,14 +476,14 @@ fn head(body: &[u8]) -> String {
 }
 
 /// POST `/pods/NAME/binding`: the scheduler's decision.
-pub async fn bind(server: &Server, call: &Call, body: &Bytes) -> Outcome<Value> {
+pub async fn bind(server: &Server, call: &Call, body: &Bytes, warnings: &mut Vec<String>) -> Outcome<Value> {
     let binding = decode(&call.content_type, body)?;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if node.is_empty() {
         let why = Cause::required("target.name", "").to_string();
         return Err(Failure::custom(StatusCode::INTERNAL_SERVER_ERROR, "", why));
     }
-    let mut writing = Writing::new(server, call, "CreateOptions")?;
+    let mut writing = Writing::new(server, call, "CreateOptions", warnings)?;
     writing
         .change(|pod| {
             let name = call.name();

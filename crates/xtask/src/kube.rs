@@ -156,12 +156,21 @@ pub fn standard_plugins(architecture: &str) -> Result<Option<PathBuf>> {
 
 /// The directory of containerd, if it was built.
 pub fn containerd() -> Result<Option<PathBuf>> {
+    built("containerd")
+}
+
+/// The directory of kubectl, if it was built.
+pub fn kubectl() -> Result<Option<PathBuf>> {
+    built("kubernetes")
+}
+
+/// The directory of a module's programs, if it was built.
+fn built(name: &str) -> Result<Option<PathBuf>> {
     if let Some(given) = std::env::var_os(GIVEN) {
         return Ok(Some(PathBuf::from(given)));
     }
-    let module =
-        MODULES.iter().find(|module| module.name == "containerd").context("there is no module of containerd")?;
-    let dir = cache()?.join(format!("containerd-{}", module.key()?));
+    let module = MODULES.iter().find(|module| module.name == name).context("there is no such module")?;
+    let dir = cache()?.join(format!("{name}-{}", module.key()?));
     Ok(dir.is_dir().then_some(dir))
 }
 

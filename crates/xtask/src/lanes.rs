@@ -3,12 +3,12 @@
 //! | lane | what | needs |
 //! |---|---|---|
 //! | `lint` | format, clippy, documentation, dependency table, generated files, licences | - |
-//! | `plain` | unit, property, model and contract tests; servers against the API server in process | - |
+//! | `plain` | unit, property, model and contract tests; servers against the API server in process | for a few of them: kubectl |
 //! | `chart` | the Helm chart, rendered and looked at; no cluster | Helm, or Go to build it |
 //! | `netns` | tests marked `#[ignore = "netns"]`, in namespaces of their own | root |
 //! | `images` | the container images, built and tried with the tools that take them | root; for the import: containerd and runc |
 //! | `walkthrough` | the reference run on a real kernel, IPv4 and dual stack | root; ipvlan or QEMU |
-//! | `contract` | the suite of the embedded API server against a real kube-apiserver; what the chart's roles and policies permit there | root; Go, or Kubernetes in the cache |
+//! | `contract` | the suite of the embedded API server against a real kube-apiserver and, with the same kubectl, the embedded one; what the chart's roles and policies permit | root; Go, or Kubernetes in the cache |
 //! | `cluster` | a real Kubernetes whose nodes are namespaces of this machine | root; Go, or Kubernetes in the cache |
 //! | `walkthrough-cluster` | the reference run on a real Kubernetes, by the guide's commands | the same; ipvlan or User Mode Linux |
 //!
@@ -89,12 +89,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(conclude(&checks))
 }
 
-/// `cargo test` of the whole workspace.
+/// `cargo test` of the whole workspace, then what of the contract takes kubectl.
 fn plain() -> Result<Vec<Check>> {
     let mut test = cargo();
     test.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
     let (text, succeeded) = teed(test)?;
-    Ok(verdict("plain", &text, succeeded))
+    let mut checks = verdict("plain", &text, succeeded);
+    checks.extend(contract::with_kubectl()?);
+    Ok(checks)
 }
 
 /// A test program as cargo reports it.

@@ -15,6 +15,7 @@ use kube_cel::KubeCelExt;
 use kube_cel::cel::objects::{Key, Map, OptionalValue};
 use kube_cel::cel::{Context, ExecutionError, Program, Value as Cel};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
@@ -194,25 +195,32 @@ fn message(rule: &Rule, scope: &Context<'_>) -> String {
     usable.or_else(|| rule.message.clone()).unwrap_or_else(|| format!("failed rule: {}", rule.rule))
 }
 
-/// An evaluation error in cel-go's words.
+/// An evaluation error of a rule in cel-go's words.
 fn trouble(error: &ExecutionError, rule: &Rule) -> String {
     let label = rule.label();
-    let what = match error {
+    match &*fault(error) {
+        NO_OVERLOAD => format!(
+            "'no such overload': call arguments did not match a supported operator, function or macro signature for rule: {label}"
+        ),
+        what => format!("{what} evaluating rule: {label}"),
+    }
+}
+
+const NO_OVERLOAD: &str = "no such overload";
+
+/// An evaluation error in cel-go's words.
+pub(crate) fn fault(error: &ExecutionError) -> Cow<'static, str> {
+    match error {
         ExecutionError::NoSuchOverload
         | ExecutionError::UnsupportedBinaryOperator(..)
-        | ExecutionError::ValuesNotComparable(..) => {
-            return format!(
-                "'no such overload': call arguments did not match a supported operator, function or macro signature for rule: {label}"
-            );
-        }
-        ExecutionError::NoSuchKey(name) => format!("no such key: {name}"),
-        ExecutionError::IndexOutOfBounds(Cel::Int(i)) => format!("index out of bounds: {i}"),
-        ExecutionError::DivisionByZero(_) => "division by zero".to_owned(),
-        ExecutionError::RemainderByZero(_) => "modulus by zero".to_owned(),
-        ExecutionError::Overflow(..) => "integer overflow".to_owned(),
-        other => other.to_string(),
-    };
-    format!("{what} evaluating rule: {label}")
+        | ExecutionError::ValuesNotComparable(..) => NO_OVERLOAD.into(),
+        ExecutionError::NoSuchKey(name) => format!("no such key: {name}").into(),
+        ExecutionError::IndexOutOfBounds(Cel::Int(i)) => format!("index out of bounds: {i}").into(),
+        ExecutionError::DivisionByZero(_) => "division by zero".into(),
+        ExecutionError::RemainderByZero(_) => "modulus by zero".into(),
+        ExecutionError::Overflow(..) => "integer overflow".into(),
+        other => other.to_string().into(),
+    }
 }
 
 /// `fieldPath` as it is appended to the rule's own path: `.a`, `.a[key]` for a map's key.

@@ -17,19 +17,41 @@ pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 /// How long any single answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Events of a kind that the forgetful embedded server keeps.
+const SHORT_HISTORY: usize = 16;
+
+/// The server under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Embedded,
+    /// Somebody else's, by its kubeconfig.
+    KubeApiserver,
+}
+
+fn given() -> Option<PathBuf> {
+    std::env::var_os("CONTRACT_KUBECONFIG").map(PathBuf::from)
+}
+
+pub fn engine() -> Engine {
+    if given().is_some() { Engine::KubeApiserver } else { Engine::Embedded }
+}
+
 /// The kubeconfig of the server under test; the embedded server is started by the first who asks.
 pub fn kubeconfig_path() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| match std::env::var_os("CONTRACT_KUBECONFIG") {
-        Some(path) => path.into(),
-        None => embedded(),
-    })
-    .clone()
+    PATH.get_or_init(|| given().unwrap_or_else(|| embedded(Options::default()))).clone()
+}
+
+/// The same; the embedded one is another that keeps a short history.
+fn forgetful_kubeconfig_path() -> PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    let options = || Options { history: SHORT_HISTORY, ..Options::default() };
+    PATH.get_or_init(|| given().unwrap_or_else(|| embedded(options()))).clone()
 }
 
 /// Starts the embedded server on a thread of its own: it outlives the runtimes of single tests and ends with the
 /// process.
-fn embedded() -> PathBuf {
+fn embedded(options: Options) -> PathBuf {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (ready, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -41,7 +63,7 @@ fn embedded() -> PathBuf {
             let identity = Identity::open(dir.path(), &["127.0.0.1".to_owned()]).unwrap();
             let path = dir.path().join("kubeconfig");
             std::fs::write(&path, kubeconfig(&format!("https://{address}"), &identity.ca_pem, "secret")).unwrap();
-            let server = Server::open(Options { advertise: address, ..Options::default() }).await.unwrap();
+            let server = Server::open(Options { advertise: address, ..options }).await.unwrap();
             ready.send(path).unwrap();
             serve(server, listener, Some(identity.config), Tokens::parse("secret"), CancellationToken::new()).await;
         });
@@ -59,19 +81,19 @@ pub struct Api {
     made: Mutex<Vec<String>>,
 }
 
-async fn connect() -> Client {
-    Client::try_from(config().await).expect("a client")
+async fn connect(kubeconfig: PathBuf) -> Client {
+    Client::try_from(config(kubeconfig).await).expect("a client")
 }
 
 /// A client that only trusts the server: who it is, its requests say.
 pub async fn without_credentials() -> Client {
-    let mut config = config().await;
+    let mut config = config(kubeconfig_path()).await;
     config.auth_info = Default::default();
     Client::try_from(config).expect("a client")
 }
 
-async fn config() -> Config {
-    let file = Kubeconfig::read_from(kubeconfig_path()).expect("a kubeconfig");
+async fn config(kubeconfig: PathBuf) -> Config {
+    let file = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
     let mut config =
         Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
     config.default_retry = false; // answers are looked at as they are, 504 too
@@ -81,12 +103,12 @@ async fn config() -> Config {
 impl Drop for Api {
     /// Takes back what the test made on a server that outlives it.
     fn drop(&mut self) {
-        if std::env::var_os("CONTRACT_KUBECONFIG").is_none() {
+        if engine() == Engine::Embedded {
             return;
         }
         let paths = std::mem::take(self.made.get_mut().expect("nothing panics while it holds the list"));
         let clean = async move {
-            let client = connect().await;
+            let client = connect(kubeconfig_path()).await;
             for path in paths {
                 let request = http::Request::delete(&path).body(Body::empty()).expect("a path makes a request");
                 if let Err(error) = client.send(request).await {
@@ -158,7 +180,16 @@ pub async fn call(client: &Client, method: &str, path: &str, headers: &[(&str, &
 impl Api {
     /// Connects and makes the namespace.
     pub async fn new() -> Self {
-        let client = connect().await;
+        Self::of(kubeconfig_path()).await
+    }
+
+    /// The same on a server that can be made to forget ([`Self::forget_events`]).
+    pub async fn forgetful() -> Self {
+        Self::of(forgetful_kubeconfig_path()).await
+    }
+
+    async fn of(kubeconfig: PathBuf) -> Self {
+        let client = connect(kubeconfig).await;
         let namespace = format!("t-{}", unique());
         let api = Self { client, namespace, made: Mutex::default() };
         api.post(
@@ -217,6 +248,23 @@ impl Api {
         self.call("GET", path, &[("accept", accept)], Vec::new()).await.ok()
     }
 
+    /// Makes the server forget what Events were before now: etcd is compacted, the embedded server's history overflows.
+    pub async fn forget_events(&self) {
+        let filler = self.post(&self.core("events"), &event(&self.namespace, &unique())).await.ok();
+        if engine() == Engine::Embedded {
+            let path = self.core(&format!("events/{}", filler["metadata"]["name"].as_str().unwrap()));
+            for count in 1..=SHORT_HISTORY {
+                self.patch(&path, "merge", &json!({"count": count})).await.ok();
+            }
+            return;
+        }
+        let url = std::env::var("CONTRACT_ETCD").expect("CONTRACT_ETCD: where the cluster's etcd takes requests");
+        let etcd = Client::try_from(Config::new(url.parse().expect("a URL"))).expect("a client");
+        let order = json!({"revision": filler["metadata"]["resourceVersion"], "physical": true}).to_string();
+        let json = [("content-type", "application/json")];
+        call(&etcd, "POST", "/v3/kv/compaction", &json, order.into_bytes()).await.ok();
+    }
+
     /// Polls a path until the condition holds.
     pub async fn until(&self, path: &str, what: &str, holds: impl Fn(&Answer) -> bool) -> Answer {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -264,6 +312,12 @@ pub fn widget(group: &str, name: &str, spec: Value) -> Value {
 /// A config map.
 pub fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "1"}})
+}
+
+/// An Event.
+pub fn event(namespace: &str, name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "reason": "Tested", "type": "Normal",
+        "involvedObject": {"kind": "ConfigMap", "namespace": namespace, "name": "a"}})
 }
 
 /// A name that nobody else has.

@@ -1,11 +1,11 @@
-//! An unmodified kubectl, where one is installed.
+//! An unmodified kubectl. Its tests are marked `kubectl` and run where one is in `PATH`.
 
 use crate::engine::{Api, kubeconfig_path};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-/// kubectl for one namespace; `None`, said aloud, where there is none.
+/// kubectl for one namespace.
 pub struct Kubectl {
     namespace: String,
     cache: tempfile::TempDir,
@@ -19,16 +19,8 @@ pub struct Ran {
 }
 
 impl Kubectl {
-    pub fn find(api: &Api) -> Option<Self> {
-        match Command::new("kubectl").args(["version", "--client"]).output() {
-            Ok(output) if output.status.success() => {
-                Some(Self { namespace: api.namespace.clone(), cache: tempfile::tempdir().unwrap() })
-            }
-            _ => {
-                eprintln!("SKIPPED: no kubectl in PATH, its part of the contract is not checked");
-                None
-            }
-        }
+    pub fn new(api: &Api) -> Self {
+        Self { namespace: api.namespace.clone(), cache: tempfile::tempdir().unwrap() }
     }
 
     /// Runs it on a thread that may block; `input` is its stdin.
@@ -48,7 +40,7 @@ impl Kubectl {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()
-                .expect("kubectl starts");
+                .expect("kubectl is in PATH");
             child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("kubectl reads");
             child.wait_with_output().expect("kubectl ends")
         };
@@ -80,9 +72,10 @@ spec:
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "kubectl"]
 async fn apply_creates_changes_and_leaves_alone() {
     let api = Api::new().await;
-    let Some(kubectl) = Kubectl::find(&api) else { return };
+    let kubectl = Kubectl::new(&api);
     assert_eq!(kubectl.ok(&["apply", "-f", "-"], DEPLOYMENT).await, "deployment.apps/web created\n");
     assert_eq!(kubectl.ok(&["apply", "-f", "-"], DEPLOYMENT).await, "deployment.apps/web unchanged\n");
     let without_side =
@@ -106,9 +99,10 @@ async fn apply_creates_changes_and_leaves_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "kubectl"]
 async fn mistakes_are_refused_with_the_servers_words() {
     let api = Api::new().await;
-    let Some(kubectl) = Kubectl::find(&api) else { return };
+    let kubectl = Kubectl::new(&api);
     let typo = DEPLOYMENT.replace("replicas: 2", "replica: 2");
     let strict = kubectl.run(&["create", "--validate=strict", "-f", "-"], &typo).await;
     assert!(
@@ -137,9 +131,10 @@ async fn mistakes_are_refused_with_the_servers_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "kubectl"]
 async fn custom_resources_are_applied_patched_explained_and_waited_for() {
     let api = Api::new().await;
-    let Some(kubectl) = Kubectl::find(&api) else { return };
+    let kubectl = Kubectl::new(&api);
     let schema = json!({"type": "object", "description": "A widget.", "properties": {
         "spec": {"type": "object", "description": "What is wanted.", "properties": {"size": {"type": "integer", "description": "How big."}, "list": {"type": "array", "items": {"type": "string"}}}},
         "status": {"type": "object", "properties": {"phase": {"type": "string"}, "conditions": {"type": "array", "items": {"type": "object", "properties": {
@@ -185,9 +180,10 @@ async fn custom_resources_are_applied_patched_explained_and_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "kubectl"]
 async fn a_service_and_a_pod_look_as_on_a_cluster() {
     let api = Api::new().await;
-    let Some(kubectl) = Kubectl::find(&api) else { return };
+    let kubectl = Kubectl::new(&api);
     kubectl.ok(&["create", "service", "clusterip", "svc", "--tcp=80:8080"], "").await;
     let line = kubectl.ok(&["get", "svc", "svc", "--no-headers"], "").await;
     let cells: Vec<_> = line.split_whitespace().collect();

@@ -1,6 +1,7 @@
 //! Services, endpoints, configuration, nodes, leases, events and webhook configurations.
 
 use super::{Cause, Value, child, choice, immutable, index, list, names, not_negative, port_number, selectors, text};
+use kube_cel::cel::Program;
 use std::net::IpAddr;
 
 /// Checks an object of one of these kinds.
@@ -312,6 +313,31 @@ fn webhooks(kind: &str, object: &Value, causes: &mut Vec<Cause>) {
         for field in ["namespaceSelector", "objectSelector"] {
             selectors::check(&child(&at, field), &webhook[field], causes);
         }
+        match_conditions(&child(&at, "matchConditions"), &webhook["matchConditions"], causes);
+    }
+}
+
+/// Names and syntax; whether a name in an expression is known shows when it is evaluated.
+fn match_conditions(path: &str, conditions: &Value, causes: &mut Vec<Cause>) {
+    let mut seen = Vec::new();
+    for (i, condition) in list(conditions) {
+        let at = index(path, i);
+        let (name, expression) = (text(condition, "name"), text(condition, "expression").trim());
+        if expression.is_empty() {
+            causes.push(Cause::required(child(&at, "expression"), ""));
+        } else if let Err(error) = Program::compile(expression) {
+            let detail = format!("compilation failed: {error}");
+            causes.push(Cause::invalid_text(child(&at, "expression"), expression, detail));
+        }
+        if name.is_empty() {
+            causes.push(Cause::required(child(&at, "name"), ""));
+        }
+        let problems = if name.is_empty() { Vec::new() } else { names::qualified_name(name) };
+        causes.extend(problems.iter().map(|problem| Cause::invalid_text(child(&at, "name"), name, problem)));
+        if seen.contains(&name) && !name.is_empty() {
+            causes.push(Cause::duplicate(child(&at, "name"), &name.into()));
+        }
+        seen.push(name);
     }
 }
 

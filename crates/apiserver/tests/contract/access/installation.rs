@@ -30,7 +30,7 @@ impl Installation {
     /// With Multus or multinet, whose rights differ.
     pub async fn new(implementation: &str) -> Self {
         let api = Api::new().await;
-        let kubectl = Kubectl::find(&api).expect("kubectl is in PATH in the lane `contract`");
+        let kubectl = Kubectl::new(&api);
         let all = Self { api, kubectl, suffix: unique() };
         let version = all.api.get("/version").await.ok()["gitVersion"].as_str().unwrap().to_owned();
         let (namespace, values) = (all.api.namespace.clone(), all.values(implementation));
