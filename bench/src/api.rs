@@ -289,16 +289,25 @@ where
     Ok(())
 }
 
-/// Deletes the objects of a kind, some at a time: a request for all of many thousands would last longer than the server allows.
+/// Deletes the objects of a kind one by one: a request for all of many thousands would last longer than the server allows.
 async fn delete_pages<K>(api: &KubeApi<K>, how: &DeleteParams) -> Result<()>
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
     let mut page = ListParams::default().limit(500);
     loop {
-        let next = api.list(&page).await?.metadata.continue_.filter(|next| !next.is_empty());
-        api.delete_collection(how, &page).await?;
-        match next {
+        let list = api.list_metadata(&page).await?;
+        futures::stream::iter(list.items.iter().map(|object| object.name_any()))
+            .map(|name| async move {
+                match api.delete(&name, how).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                    outcome => outcome.map(drop),
+                }
+            })
+            .buffer_unordered(50)
+            .try_collect::<()>()
+            .await?;
+        match list.metadata.continue_.filter(|next| !next.is_empty()) {
             Some(next) => page = page.continue_token(&next),
             None => return Ok(()),
         }

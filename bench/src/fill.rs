@@ -70,6 +70,8 @@ pub async fn run(args: &Args) -> Result<()> {
         dels.0.push(empty(&agents, &pods).await?);
         // An address whose DEL came before the agent saw its pod's end is freed when it sees it: lost is what stays.
         world.api.counts("SpiderIP", 0).await.context("addresses leaked")?;
+        // The next round is not to pay for what this one leaves.
+        world.api.counts("SpiderEndpoint", 0).await.context("endpoints leaked")?;
     }
     print(args, &creates, &adds, &endpoints, (failures, all * ROUNDS));
     cpu(args, &server_cpu, &bare_cpu);
