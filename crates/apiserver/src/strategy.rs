@@ -154,6 +154,10 @@ pub fn prepare_status(resource: &Resource, old: &Value, new: &mut Value) {
             put(&mut kept["metadata"], key, &new["metadata"][key]);
         }
     }
+    // Validation refuses a UID that differs; of custom resources nobody looks at it.
+    if resource.builtin && !meta::text(new, "uid").is_empty() {
+        put(&mut kept["metadata"], "uid", &new["metadata"]["uid"]);
+    }
     put(&mut kept["metadata"], "resourceVersion", &new["metadata"]["resourceVersion"]);
     put(&mut kept, "status", &status);
     *new = kept;

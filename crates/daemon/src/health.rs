@@ -122,7 +122,9 @@ mod tests {
         let router = router(readiness.clone(), move || std::future::ready(alive.clone()));
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         let mut passed = Vec::new();
-        for (name, probe) in [("startup", Probe::Startup), ("liveness", Probe::Liveness), ("readiness", Probe::Readiness)] {
+        for (name, probe) in
+            [("startup", Probe::Startup), ("liveness", Probe::Liveness), ("readiness", Probe::Readiness)]
+        {
             let asked = tokio::task::spawn_blocking(move || probe::ask(port, probe, Duration::from_secs(30)));
             match asked.await.unwrap() {
                 Ok(()) => passed.push(name),

@@ -154,7 +154,8 @@ async fn the_network_status_is_written_to_this_very_pod() {
     let annotations = async || world.pods().get("web").await.unwrap().metadata.annotations.unwrap();
     assert_eq!(annotations().await["k8s.v1.cni.cncf.io/network-status"], status);
     assert_eq!(annotations().await["keep"], "me");
-    let written: Vec<String> = world.requests.lock().unwrap().iter().filter(|one| !one.starts_with("GET ")).cloned().collect();
+    let written: Vec<String> =
+        world.requests.lock().unwrap().iter().filter(|one| !one.starts_with("GET ")).cloned().collect();
     assert_eq!(written, ["PATCH status"], "it has no right to patch pods");
     let mut wrong = args.clone();
     wrong["networkStatus"] = "{}".into();

@@ -197,7 +197,9 @@ impl World {
                     }
                     Weather::TakenOver if is_write && request.uri().path().contains("/spiderippools/") => {
                         let told = k8s_api::SpiderIPPoolStatus::TAKEN_OVER;
-                        let text = format!("spiderippools \"p\" is forbidden: ValidatingAdmissionPolicy 'a' with binding 'a' denied request: {told}");
+                        let text = format!(
+                            "spiderippools \"p\" is forbidden: ValidatingAdmissionPolicy 'a' with binding 'a' denied request: {told}"
+                        );
                         let text = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": text});
                         let body = Body::from(text.to_string());
                         return Ok(Response::builder().status(StatusCode::FORBIDDEN).body(body).unwrap());

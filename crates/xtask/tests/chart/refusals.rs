@@ -174,9 +174,12 @@ fn a_second_release_is_refused_whatever_its_objects_are_called() {
     let other = json!({"metadata": {"name": "kube-proxy", "namespace": "kube-system"}, "spec": {"template": {"metadata": {"creationTimestamp": null}}}});
     let cluster = |set: serde_json::Value| Cluster::with(&json!({"DaemonSet/": {"items": [other, set]}}));
     let values = "{spiderpoolAgent: {name: a}, spiderpoolController: {name: c}, spiderpoolInit: {name: i}}";
-    for (labels, of_pods) in
-        [(json!({"a": "b"}), ours()), (named(), json!(null)), (charted("0.1.0"), json!({})), (charted("v1.2.0"), json!({}))]
-    {
+    for (labels, of_pods) in [
+        (json!({"a": "b"}), ours()),
+        (named(), json!(null)),
+        (charted("0.1.0"), json!({})),
+        (charted("v1.2.0"), json!({})),
+    ] {
         for release in [["first", "net"], ["first", "kube-system"], ["sp", "net"]] {
             let text = cluster(set(labels.clone(), of_pods.clone(), &release)).try_render(values).err().unwrap();
             let [name, namespace] = release;

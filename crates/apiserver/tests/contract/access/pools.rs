@@ -119,7 +119,10 @@ async fn a_pool_that_is_taken_over_is_the_controllers() {
     for (what, status) in [
         ("book", json!({"allocatedIPs": entries(2), "allocatedIPCount": 2})),
         ("release", json!({"allocatedIPs": null, "allocatedIPCount": 0})),
-        ("as upstream, which loses the mark", json!({"source": null, "allocatedIPs": entries(2), "allocatedIPCount": 2})),
+        (
+            "as upstream, which loses the mark",
+            json!({"source": null, "allocatedIPs": entries(2), "allocatedIPCount": 2}),
+        ),
     ] {
         pool.judge(what, status, Err(SpiderIPPoolStatus::TAKEN_OVER)).await;
     }
