@@ -198,6 +198,7 @@ pub async fn delete_object(server: &Server, call: &Call, options: &Options) -> O
             }
             Err(Refused::Changed) => {}
             Err(Refused::Missing) => return Err(Failure::not_found(resource, name)),
+            Err(Refused::Disk(why)) => return Err(Failure::unavailable(&why)),
             Err(other) => return Err(Failure::internal(format!("{other:?}"))),
         }
     }
