@@ -331,7 +331,7 @@ pub struct CoordinatorConfig {
     /// `auto`, `underlay`, `overlay`, `disabled`.
     pub mode: String,
     /// CIDRs of the pods of the default CNI.
-    #[serde(rename = "overlayPodCIDR")]
+    #[serde(rename = "overlayPodCIDR", deserialize_with = "null_is_default")]
     pub overlay_pod_cidr: Vec<String>,
     /// NIC that keeps the default route.
     #[serde(
@@ -356,7 +356,7 @@ pub struct CoordinatorConfig {
     #[serde(default, deserialize_with = "null_is_default")]
     pub policy_routes: Vec<PolicyRoute>,
     /// CIDRs of Services.
-    #[serde(rename = "serviceCIDR")]
+    #[serde(rename = "serviceCIDR", deserialize_with = "null_is_default")]
     pub service_cidr: Vec<String>,
     /// Tune the routes of pods with several NICs.
     pub tune_pod_routes: bool,
@@ -528,6 +528,14 @@ mod tests {
         assert!(serde_json::from_str::<AddResponse>(r#"{"ips":null,"routes":null}"#).is_err());
         let empty: AddResponse = serde_json::from_str(r#"{"ips":[],"routes":null}"#).unwrap();
         assert!(empty.routes.is_empty());
+    }
+
+    #[test]
+    fn cidrs_that_upstreams_agent_leaves_null_are_none() {
+        let text = r#"{"mode":"auto","overlayPodCIDR":null,"serviceCIDR":null,"tunePodRoutes":true}"#;
+        let config: CoordinatorConfig = serde_json::from_str(text).unwrap();
+        assert!(config.overlay_pod_cidr.is_empty() && config.service_cidr.is_empty());
+        assert!(serde_json::from_str::<CoordinatorConfig>(r#"{"mode":"auto","tunePodRoutes":true}"#).is_err());
     }
 
     #[test]
