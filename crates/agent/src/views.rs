@@ -4,6 +4,7 @@ use crate::agent::{Agent, PodError};
 use crate::records;
 use ipam::annotation::POD_DEFAULT_ROUTE_NIC;
 use ipam::detail::NicDetail;
+use ipam::nad;
 use k8s_api::SpiderCoordinatorStatus;
 use std::sync::Arc;
 use store::networks::{self, Coordinator};
@@ -53,6 +54,7 @@ pub async fn coordinator(agent: &Agent, args: CoordinatorArgs) -> Result<Coordin
         mode: spec.mode.map_or("auto", |mode| mode.as_str()).to_owned(),
         overlay_pod_cidr: status.overlay_pod_cidr.clone().unwrap_or_default(),
         pod_default_route_nic: nic.cloned().unwrap_or_default(),
+        pod_nics: nad::nics(&pod.annotations, &pod.namespace).ok(),
         pod_mac_prefix: spec.pod_mac_prefix.clone().unwrap_or_default(),
         pod_rp_filter: number(spec.pod_rp_filter),
         policy_routes: routes.map(|route| PolicyRoute { dst: route.dst.clone(), gw: route.gw.clone() }).collect(),

@@ -1,6 +1,6 @@
 //! What happens after a write: dependents of deleted owners, contents of deleted namespaces, objects of deleted
 //! definitions. Every step looks at the current state, so that it can be repeated after a crash; what could not be
-//! deleted (a webhook refused) is tried again from time to time.
+//! deleted (a webhook refused) or changed (the disk failed) is tried again from time to time.
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
@@ -33,6 +33,7 @@ pub async fn run(server: Server, mut events: mpsc::UnboundedReceiver<Arc<Event>>
     collector.sweep().await;
     let mut retry = tokio::time::interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut disk = collector.server.store().health();
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -40,6 +41,11 @@ pub async fn run(server: Server, mut events: mpsc::UnboundedReceiver<Arc<Event>>
                 None => return,
             },
             _ = retry.tick() => collector.again().await,
+            Ok(()) = disk.changed() => {
+                if disk.borrow_and_update().is_none() {
+                    collector.again().await;
+                }
+            }
             () = stop.cancelled() => return,
         }
     }
@@ -47,7 +53,7 @@ pub async fn run(server: Server, mut events: mpsc::UnboundedReceiver<Arc<Event>>
 
 struct Collector {
     server: Server,
-    /// Objects whose deletion failed.
+    /// Objects that could not be deleted or changed.
     failed: Mutex<BTreeSet<(StoreId, Arc<str>)>>,
 }
 
@@ -80,6 +86,7 @@ impl Collector {
         for (store, key) in failed {
             if let Some(object) = self.get(&store, &key) {
                 self.collect(&store, &object).await;
+                self.settle(&store, &object).await;
                 self.emptied(&store, &object, true).await;
             }
         }
@@ -134,10 +141,15 @@ impl Collector {
         let finalizers = meta::finalizers(&value);
         let has = |name: &str| finalizers.iter().any(|f| f == name);
         if has(ORPHAN) {
+            let mut orphaned = true;
             for (store, dependent) in self.dependents(&object.uid) {
-                self.edit(&store, &dependent, |value| drop_owners(value, |uid| *uid == object.uid)).await;
+                orphaned &= self.edit(&store, &dependent, |value| drop_owners(value, |uid| *uid == object.uid)).await;
             }
-            self.edit(store, &object, |value| drop_finalizer(value, ORPHAN)).await;
+            match orphaned {
+                true => _ = self.edit(store, &object, |value| drop_finalizer(value, ORPHAN)).await,
+                // Without its owner a dependent that still names it would be deleted.
+                false => self.later(store, &object),
+            }
         }
         if has(FOREGROUND) {
             self.foreground(store, &object).await;
@@ -237,22 +249,25 @@ impl Collector {
         match delete_object(&self.server, &call, &options, &mut Vec::new()).await {
             Err(failure) if !matches!(&*failure.reason, "NotFound" | "Conflict") => {
                 tracing::warn!(%store, key = %object.key, error = %failure, "deletion failed, will be tried again");
-                self.failed
-                    .lock()
-                    .expect("nothing panics while it holds the list")
-                    .insert((store.clone(), object.key.clone()));
+                self.later(store, object);
             }
             _ => {}
         }
     }
 
-    /// Changes an object in place; when nothing holds a deleted object any more it goes.
-    async fn edit(&self, store: &StoreId, object: &Arc<Object>, change: impl Fn(&mut Value) -> bool) {
+    /// Looks at the object again after a while.
+    fn later(&self, store: &StoreId, object: &Object) {
+        let mut failed = self.failed.lock().expect("nothing panics while it holds the list");
+        failed.insert((store.clone(), object.key.clone()));
+    }
+
+    /// Changes an object in place; when nothing holds a deleted object any more it goes. False when that must be done later.
+    async fn edit(&self, store: &StoreId, object: &Arc<Object>, change: impl Fn(&mut Value) -> bool) -> bool {
         loop {
-            let Some(current) = self.get(store, &object.key).filter(|o| o.uid == object.uid) else { return };
+            let Some(current) = self.get(store, &object.key).filter(|o| o.uid == object.uid) else { return true };
             let mut value = current.value();
             if !change(&mut value) {
-                return;
+                return true;
             }
             let held = !meta::finalizers(&value).is_empty()
                 || value["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0
@@ -269,9 +284,14 @@ impl Collector {
             match self.server.store().write(write).await {
                 Err(Refused::Changed) => {}
                 Err(Refused::Disk(why)) => {
-                    return tracing::error!(%store, key = %object.key, why, "clean-up not written");
+                    tracing::warn!(%store, key = %object.key, why, "clean-up not written, will be tried again");
+                    self.later(store, object);
+                    return false;
                 }
-                _ => return self.server.noticed(store),
+                _ => {
+                    self.server.noticed(store);
+                    return true;
+                }
             }
         }
     }
@@ -324,4 +344,63 @@ fn drop_owners(value: &mut Value, gone: impl Fn(&String) -> bool) -> bool {
     let before = owners.len();
     owners.retain(|o| !o["uid"].as_str().is_some_and(|uid| gone(&uid.to_owned())));
     owners.len() != before
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use axum::body::Body;
+    use http::{Method, Request, StatusCode};
+    use http_body_util::BodyExt as _;
+    use serde_json::json;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn send(server: &Server, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        let request = Request::builder().method(method).uri(format!("/api/v1/namespaces/default/{path}"));
+        let request = request.header("content-type", "application/json").body(Body::from(body.to_string())).unwrap();
+        let response = server.router().oneshot(request).await.unwrap();
+        let code = response.status();
+        (code, serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_refused_is_collected_later() {
+        for propagation in ["Orphan", "Foreground", "Background"] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = crate::Options { data_dir: Some(dir.path().into()), ..crate::Options::default() };
+            let server = Server::open(options).await.unwrap();
+            let owner = json!({"metadata": {"name": "owner"}});
+            let (_, owner) = send(&server, Method::POST, "configmaps", &owner).await;
+            let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner",
+                "uid": owner["metadata"]["uid"], "blockOwnerDeletion": true});
+            let dependent = json!({"metadata": {"name": "dependent", "ownerReferences": [reference]}});
+            assert_eq!(send(&server, Method::POST, "configmaps", &dependent).await.0, StatusCode::CREATED);
+
+            let faults = &server.store().faults.0;
+            faults.store(1, Ordering::SeqCst); // the deletion itself is written, nothing after it
+            let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation});
+            let deleted = send(&server, Method::DELETE, "configmaps/owner", &options).await;
+            assert_eq!(deleted.0, StatusCode::OK, "{propagation}: {}", deleted.1);
+            while server.store().trouble().is_none() {
+                tokio::task::yield_now().await;
+            }
+            faults.store(usize::MAX, Ordering::SeqCst);
+
+            let begun = std::time::Instant::now();
+            let get = |name: &str| server.store().get("/configmaps", &format!("default/{name}"));
+            let done = || match propagation {
+                "Orphan" => get("owner").is_none() && get("dependent").is_some_and(|d| d.owners.is_empty()),
+                _ => get("owner").is_none() && get("dependent").is_none(),
+            };
+            while !done() {
+                assert!(propagation != "Orphan" || get("dependent").is_some(), "an orphan was deleted");
+                assert!(begun.elapsed() < Duration::from_secs(60), "{propagation}: not collected");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            server.close().await;
+        }
+    }
 }

@@ -203,6 +203,7 @@ pub async fn delete_object(
             }
             Err(Refused::Changed) => {}
             Err(Refused::Missing) => return Err(Failure::not_found(resource, name)),
+            Err(Refused::Disk(why)) => return Err(Failure::unavailable(&why)),
             Err(other) => return Err(Failure::internal(format!("{other:?}"))),
         }
     }

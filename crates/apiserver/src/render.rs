@@ -162,8 +162,8 @@ pub fn encode(yaml: bool, code: StatusCode, value: &Value) -> Response {
 }
 
 /// A plain text answer.
-pub fn text(code: StatusCode, text: &'static str) -> Response {
-    with_type(code, Body::from(text), "text/plain; charset=utf-8")
+pub fn text(code: StatusCode, text: impl Into<Body>) -> Response {
+    with_type(code, text.into(), "text/plain; charset=utf-8")
 }
 
 /// An answer with a content type.

@@ -258,7 +258,7 @@ async fn entry(State(server): State<Server>, request: Request<Body>) -> Response
 async fn route(server: &Server, request: Request<Body>) -> Outcome<Response> {
     let path = request.uri().path().to_owned();
     match path.as_str() {
-        "/healthz" | "/livez" | "/readyz" => return Ok(render::text(StatusCode::OK, "ok")),
+        "/healthz" | "/livez" | "/readyz" => return Ok(health(server, &path[1..])),
         "/version" | "/version/" => return Ok(render::encode(false, StatusCode::OK, &discovery::version())),
         _ => {}
     }
@@ -292,6 +292,17 @@ async fn route(server: &Server, request: Request<Body>) -> Outcome<Response> {
     let mut response = done.unwrap_or_else(|failure| failure.into_response());
     warn(&mut response, deprecated.map(str::to_owned).into_iter().chain(warnings));
     Ok(response)
+}
+
+/// Well as long as writes reach the disk; worded as kube-apiserver words its checks.
+fn health(server: &Server, check: &str) -> Response {
+    match server.store().trouble() {
+        None => render::text(StatusCode::OK, "ok"),
+        Some(why) => {
+            let text = format!("[+]ping ok\n[-]storage failed: {why}\n{check} check failed\n");
+            render::text(StatusCode::INTERNAL_SERVER_ERROR, text)
+        }
+    }
 }
 
 /// Whether a path lies in the core group or another built-in one; who asks for what is not there gets a Status.

@@ -238,6 +238,13 @@ impl Failure {
         failure
     }
 
+    /// 503: nothing can be written now.
+    pub fn unavailable(why: &str) -> Self {
+        let mut failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", why);
+        failure.details = json!({"retryAfterSeconds": 1});
+        failure
+    }
+
     /// A plain refusal whose code, reason and text somebody else chose (a webhook, a rule without reason).
     pub fn custom(code: StatusCode, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self::new(code, reason, message)

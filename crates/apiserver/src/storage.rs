@@ -3,20 +3,19 @@
 //! One writer thread decides all writes in order. It takes what has queued up while the last commit was being
 //! synced, checks each write's expectation, commits the batch with one fsync, then publishes it to readers and
 //! watchers and only then answers. So whatever a client has seen survives `kill -9`, and readers never wait for a disk.
+//! A commit that fails is refused; [`disk`] says how the file is brought back.
+mod disk;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-const VERSION: &str = "resourceVersion";
-/// Memory for pages of the file: only writes need them, reads are served from the objects in memory.
-const CACHE: usize = 16 << 20;
+use disk::{Acknowledged, Disk, Row};
+
 /// Writes that share one fsync at most.
 const BATCH: usize = 512;
 /// Events kept per resource for watches to catch up, unless told otherwise.
@@ -159,7 +158,7 @@ pub enum Refused {
     NoNamespace,
     /// The namespace is being deleted.
     NamespaceTerminating,
-    /// The disk failed; nothing was written.
+    /// The disk failed. Nothing was written, or it is taken back before the next write.
     Disk(String),
 }
 
@@ -286,6 +285,9 @@ enum Message {
 pub struct Store {
     state: Arc<RwLock<State>>,
     queue: mpsc::UnboundedSender<Message>,
+    trouble: watch::Receiver<Option<String>>,
+    #[cfg(test)]
+    pub(crate) faults: Arc<disk::Faults>,
 }
 
 impl Store {
@@ -296,17 +298,35 @@ impl Store {
         history: usize,
         follow: mpsc::UnboundedSender<Arc<Event>>,
     ) -> Result<Self, redb::Error> {
-        let database = path.map(|p| Database::builder().set_cache_size(CACHE).create(p)).transpose()?;
         let mut state = State::default();
-        if let Some(database) = &database {
-            load(database, &mut state, selectable)?;
-        }
+        let (told, trouble) = watch::channel(None);
+        let disk = path.map(|path| Disk::open(path, &mut state, selectable, told)).transpose()?;
+        #[cfg(test)]
+        let faults = disk.as_ref().map(|disk| disk.faults.clone()).unwrap_or_default();
         let state = Arc::new(RwLock::new(state));
         let (queue, receiver) = mpsc::unbounded_channel();
-        let writer = Writer { state: state.clone(), database, history: history.max(1), follow };
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(redb::Error::Io)?;
+        let writer = Writer { state: state.clone(), disk, timer, history: history.max(1), follow };
         let spawned = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(receiver));
         spawned.map_err(redb::Error::Io)?;
-        Ok(Self { state, queue })
+        Ok(Self {
+            state,
+            queue,
+            trouble,
+            #[cfg(test)]
+            faults,
+        })
+    }
+
+    /// Why writes are refused, while they are.
+    pub fn trouble(&self) -> Option<String> {
+        let stopped = || self.queue.is_closed().then(|| "the store has stopped".to_owned());
+        self.trouble.borrow().clone().or_else(stopped)
+    }
+
+    /// Tells when [`Store::trouble`] changes.
+    pub fn health(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.clone()
     }
 
     /// The state to read from; keep the guard short and never across an await.
@@ -362,39 +382,11 @@ impl Store {
     }
 }
 
-fn load(database: &Database, state: &mut State, selectable: impl Fn(&str) -> Vec<String>) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    transaction.open_table(OBJECTS)?;
-    transaction.open_table(META)?;
-    transaction.commit()?;
-    let transaction = database.begin_read()?;
-    state.version = transaction.open_table(META)?.get(VERSION)?.map_or(0, |v| v.value());
-    state.floor = state.version;
-    for row in transaction.open_table(OBJECTS)?.iter()? {
-        let (path, json) = row?;
-        let (store, key) = path.value().split_once('|').ok_or_else(|| corrupt(path.value()))?;
-        let value: Value = serde_json::from_slice(json.value()).map_err(|_| corrupt(path.value()))?;
-        let version = value["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok());
-        let version = version.ok_or_else(|| corrupt(path.value()))?;
-        let store: StoreId = store.into();
-        let shard = state.shard_mut(&store);
-        if shard.selectable.is_empty() {
-            shard.selectable = selectable(&store);
-        }
-        let object = Arc::new(Object::new(key, version, &value, &shard.selectable));
-        shard.objects.insert(object.key.clone(), object.clone());
-        state.index(&store, &object);
-    }
-    Ok(())
-}
-
-fn corrupt(path: &str) -> redb::Error {
-    redb::Error::Corrupted(format!("object {path} is not readable"))
-}
-
 struct Writer {
     state: Arc<RwLock<State>>,
-    database: Option<Database>,
+    disk: Option<Disk>,
+    /// Waits for the next write or the next attempt to open the file.
+    timer: tokio::runtime::Runtime,
     history: usize,
     follow: mpsc::UnboundedSender<Arc<Event>>,
 }
@@ -402,10 +394,10 @@ struct Writer {
 type Staged = (Arc<Event>, oneshot::Sender<Result<Arc<Object>, Refused>>);
 
 impl Writer {
-    fn run(self, mut queue: mpsc::UnboundedReceiver<Message>) {
+    fn run(mut self, mut queue: mpsc::UnboundedReceiver<Message>) {
         let mut closing = None;
         while closing.is_none()
-            && let Some(first) = queue.blocking_recv()
+            && let Some(first) = self.next(&mut queue)
         {
             let mut batch = Vec::new();
             let mut next = Some(first);
@@ -428,15 +420,39 @@ impl Writer {
         }
     }
 
-    fn commit(&self, batch: Vec<Queued>) {
+    /// The next message, `None` when nobody can send one any more. Meanwhile a disk that failed is looked after.
+    fn next(&mut self, queue: &mut mpsc::UnboundedReceiver<Message>) -> Option<Message> {
+        while let Some(due) = self.disk.as_ref().and_then(Disk::due) {
+            if std::time::Instant::now() < due {
+                let wait = async { tokio::time::timeout_at(due.into(), queue.recv()).await };
+                if let Ok(message) = self.timer.block_on(wait) {
+                    return message;
+                }
+            }
+            self.mend();
+        }
+        queue.blocking_recv()
+    }
+
+    fn mend(&mut self) {
+        let state = &self.state;
+        if let Some(disk) = &mut self.disk {
+            disk.mend(|| Acknowledged::of(&state.read().expect("nothing panics while it holds the state")));
+        }
+    }
+
+    fn commit(&mut self, batch: Vec<Queued>) {
         let staged = self.stage(batch);
         if staged.is_empty() {
             return;
         }
-        if let Err(error) = self.persist(&staged) {
-            tracing::error!(%error, "commit failed");
+        if let Err(why) = self.persist(&staged) {
+            // If it is due, so that the refusal holds: after it nothing of the batch is in the file.
+            if self.disk.as_ref().and_then(Disk::due).is_some_and(|due| due <= std::time::Instant::now()) {
+                self.mend();
+            }
             for (_, reply) in staged {
-                let _ = reply.send(Err(Refused::Disk(error.to_string())));
+                let _ = reply.send(Err(Refused::Disk(why.clone())));
             }
             return;
         }
@@ -485,22 +501,12 @@ impl Writer {
         staged
     }
 
-    fn persist(&self, staged: &[Staged]) -> Result<(), redb::Error> {
-        let Some(database) = &self.database else { return Ok(()) };
-        let transaction = database.begin_write()?;
-        {
-            let mut objects = transaction.open_table(OBJECTS)?;
-            for (event, _) in staged {
-                let path = format!("{}|{}", event.store, event.new.key);
-                match event.removed {
-                    true => objects.remove(path.as_str())?,
-                    false => objects.insert(path.as_str(), &event.new.json[..])?,
-                };
-            }
-            let last = staged.last().map_or(0, |(event, _)| event.version);
-            transaction.open_table(META)?.insert(VERSION, last)?;
-        }
-        Ok(transaction.commit()?) // redb's default durability: synced when this returns
+    fn persist(&mut self, staged: &[Staged]) -> Result<(), String> {
+        let (Some(disk), Some((last, _))) = (&mut self.disk, staged.last()) else { return Ok(()) };
+        let row = |(event, _): &Staged| -> Row {
+            (disk::path_of(&event.store, &event.new.key), (!event.removed).then(|| event.new.json.clone()))
+        };
+        disk.persist(&staged.iter().map(row).collect::<Vec<_>>(), last.version)
     }
 }
 

@@ -458,7 +458,7 @@ impl<'a> Writing<'a> {
             Refused::Changed => Failure::modified(resource, name),
             Refused::NoNamespace => Failure::no_namespace(namespace),
             Refused::NamespaceTerminating => Failure::namespace_terminating(resource, name, namespace),
-            Refused::Disk(why) => Failure::internal(why),
+            Refused::Disk(why) => Failure::unavailable(&why),
         }
     }
 }

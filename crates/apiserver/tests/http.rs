@@ -78,6 +78,48 @@ async fn what_is_not_served_is_refused_with_the_right_status() {
     }
 }
 
+/// The table of docs/standalone.md.
+#[tokio::test]
+async fn what_the_guide_calls_not_served_is_not_found() {
+    let server = Server::open(Options::default()).await.unwrap();
+    let pod = json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let account = json!({"metadata": {"name": "x"}});
+    for (kind, object) in [("pods", pod), ("serviceaccounts", account)] {
+        let path = format!("/api/v1/namespaces/default/{kind}");
+        assert_eq!(ask(&server, Method::POST, &path, &[JSON], object.to_string()).await.code, 201, "{kind}");
+    }
+    for (method, path) in [
+        (Method::GET, "/api/v1/namespaces/default/pods/x/log"),
+        (Method::POST, "/api/v1/namespaces/default/pods/x/exec"),
+        (Method::POST, "/api/v1/namespaces/default/pods/x/attach"),
+        (Method::POST, "/api/v1/namespaces/default/pods/x/portforward"),
+        (Method::POST, "/api/v1/namespaces/default/pods/x/eviction"),
+        (Method::PATCH, "/api/v1/namespaces/default/pods/x/ephemeralcontainers"),
+        (Method::POST, "/api/v1/namespaces/default/serviceaccounts/x/token"),
+        (Method::POST, "/apis/authentication.k8s.io/v1/tokenreviews"),
+        (Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"),
+        (Method::GET, "/apis/rbac.authorization.k8s.io/v1/clusterroles"),
+        (Method::GET, "/apis/apps/v1/controllerrevisions"),
+        (Method::GET, "/apis/autoscaling/v2/horizontalpodautoscalers"),
+        (Method::GET, "/apis/policy/v1/poddisruptionbudgets"),
+        (Method::GET, "/apis/batch/v1/cronjobs"),
+        (Method::GET, "/apis/networking.k8s.io/v1/ingresses"),
+        (Method::GET, "/apis/networking.k8s.io/v1/networkpolicies"),
+        (Method::GET, "/api/v1/persistentvolumes"),
+        (Method::GET, "/api/v1/resourcequotas"),
+        (Method::GET, "/apis/scheduling.k8s.io/v1/priorityclasses"),
+        (Method::GET, "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"),
+        (Method::GET, "/apis/apiregistration.k8s.io/v1/apiservices"),
+        (Method::GET, "/apis/metrics.k8s.io/v1beta1/pods"),
+        (Method::GET, "/openapi/v2"),
+    ] {
+        let answer = ask(&server, method, path, &[JSON], "{}").await;
+        assert_eq!(answer.code, 404, "{path}: {}", answer.body);
+        let built_in = ["/api/", "/apis/apps/", "/apis/batch/", "/apis/admission"].iter().any(|p| path.starts_with(p));
+        assert_eq!(answer.body["kind"] == "Status", built_in, "{path}: {}", answer.body);
+    }
+}
+
 #[tokio::test]
 async fn unknown_fields_are_refused_reported_or_ignored_as_asked() {
     let server = Server::open(Options::default()).await.unwrap();

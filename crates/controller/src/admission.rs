@@ -89,6 +89,11 @@ pub trait Kind: Send + Sync + 'static {
 
     /// Judges a change. Nothing of a dry run is to be remembered.
     fn validate(&self, change: Change<Self::Object>, dry_run: bool) -> impl Future<Output = Result<(), Denied>> + Send;
+
+    /// What a client is to know of a change that is admitted.
+    fn warning(&self, _: &Change<Self::Object>) -> Option<&'static str> {
+        None
+    }
 }
 
 /// What the handlers need.
@@ -106,6 +111,8 @@ pub struct Context {
     pub guard_deletion: bool,
     /// Whether SpiderCoordinators are admitted (`SPIDERPOOL_COORDINATOR_ENABLED`).
     pub coordinator: bool,
+    /// Whether SpiderSubnets are admitted (`enableSpiderSubnet`).
+    pub subnet: bool,
     /// Whether SpiderMultusConfigs are admitted (`SPIDERPOOL_MULTUS_CONFIG_ENABLED`).
     pub multus: bool,
 }
@@ -157,7 +164,7 @@ pub fn router(context: &Context) -> Router {
         let (context, metrics) = (context.clone(), context.metrics.clone());
         router = router.merge(match webhook.kind {
             "spiderippool" => routes(webhook, metrics, pool::Pools(context)),
-            "spidersubnet" => routes(webhook, metrics, subnet::Subnets),
+            "spidersubnet" => routes(webhook, metrics, subnet::Subnets(context)),
             "spiderreservedip" => routes(webhook, metrics, reserved::ReservedIPs(context)),
             "spidercoordinator" => routes(webhook, metrics, coordinator::Coordinators),
             _ => routes(webhook, metrics, multus::MultusConfigs(context)),
@@ -220,8 +227,9 @@ async fn validate<K: Kind>(State(handler): State<Arc<Handler<K>>>, Json(review):
             Ok(change) => change,
             Err(malformed) => return malformed,
         };
+        let warning = kind.warning(&change);
         match kind.validate(change, request.dry_run).await {
-            Ok(()) => Answer::allowed(),
+            Ok(()) => Answer::allowed().with_warning(warning),
             Err(Denied::Refused(refusal)) => {
                 tracing::info!(operation = ?request.operation, object = %request.title(), ?refusal, "change refused");
                 Answer::refused(&request, &refusal)

@@ -54,7 +54,7 @@ pub async fn daemon(flags: Flags, env: &Env) -> anyhow::Result<()> {
     if settings.config.enable_spider_subnet {
         tracing::warn!(
             key = "enableSpiderSubnet",
-            "the SpiderSubnet feature is not available in this version: SpiderSubnets are refused"
+            "the SpiderSubnet feature is not available in this version: SpiderSubnets are checked and stored, nothing is made of them"
         );
     }
     if settings.config.pod_resource_inject.is_some() {
@@ -157,6 +157,7 @@ fn every_replica(
         enabled: Enabled { ipv4: settings.config.enable_ipv4, ipv6: settings.config.enable_ipv6 },
         guard_deletion: settings.config.enable_validating_resources_deleted_webhook,
         coordinator: settings.coordinator.is_some(),
+        subnet: settings.config.enable_spider_subnet,
         multus: settings.multus_resync.is_some(),
     };
     let stop = tasks.stop();

@@ -60,6 +60,12 @@ pub fn networks(annotations: &Labels, pod_namespace: &str) -> Result<Vec<(String
     Ok(parsed.into_iter().enumerate().map(named).collect())
 }
 
+/// The NICs of a pod in the order in which they are attached.
+pub fn nics(annotations: &Labels, pod_namespace: &str) -> Result<Vec<String>, NadError> {
+    let further = networks(annotations, pod_namespace)?.into_iter().map(|(name, _)| name);
+    Ok(std::iter::once(FIRST_NIC.to_owned()).chain(further).collect())
+}
+
 /// The network that makes `nic`.
 pub fn network_of(
     nic: &str,

@@ -437,6 +437,13 @@ fn what_cannot_work_is_refused_with_its_reason_and_without_traces() {
     let error = world.call("ADD", &pod, "net1", Some(CONFIG), &json!({"podDefaultRouteNic": "errNic"})).unwrap_err();
     assert!(error["msg"].as_str().unwrap().contains("podDefaultRouteNIC: errNic does not exist"), "{error}");
     world.call("ADD", &pod, "net1", Some(CONFIG), &json!({"podDefaultRouteNic": "net2"})).unwrap();
+    // The agent tells which NICs the pod will have: a number says nothing then.
+    let told = CONFIG.replacen('{', r#"{"podNICs":["eth0","net1","uplink"],"#, 1);
+    for command in ["ADD", "CHECK"] {
+        let error = world.call(command, &pod, "net1", Some(&told), &json!({"podDefaultRouteNic": "net9"})).unwrap_err();
+        assert!(error["msg"].as_str().unwrap().contains("podDefaultRouteNIC: net9 does not exist"), "{error}");
+        world.call(command, &pod, "net1", Some(&told), &json!({"podDefaultRouteNic": "uplink"})).unwrap();
+    }
 }
 
 #[test]

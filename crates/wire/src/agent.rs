@@ -331,7 +331,7 @@ pub struct CoordinatorConfig {
     /// `auto`, `underlay`, `overlay`, `disabled`.
     pub mode: String,
     /// CIDRs of the pods of the default CNI.
-    #[serde(rename = "overlayPodCIDR")]
+    #[serde(rename = "overlayPodCIDR", deserialize_with = "null_is_default")]
     pub overlay_pod_cidr: Vec<String>,
     /// NIC that keeps the default route.
     #[serde(
@@ -341,6 +341,9 @@ pub struct CoordinatorConfig {
         skip_serializing_if = "String::is_empty"
     )]
     pub pod_default_route_nic: String,
+    /// The pod's NICs in the order in which they are attached. Our own member: upstream's agent does not tell, its plugin does not look.
+    #[serde(rename = "podNICs", default, skip_serializing_if = "Option::is_none")]
+    pub pod_nics: Option<Vec<String>>,
     /// First two bytes of the pod's MAC.
     #[serde(
         rename = "podMACPrefix",
@@ -356,7 +359,7 @@ pub struct CoordinatorConfig {
     #[serde(default, deserialize_with = "null_is_default")]
     pub policy_routes: Vec<PolicyRoute>,
     /// CIDRs of Services.
-    #[serde(rename = "serviceCIDR")]
+    #[serde(rename = "serviceCIDR", deserialize_with = "null_is_default")]
     pub service_cidr: Vec<String>,
     /// Tune the routes of pods with several NICs.
     pub tune_pod_routes: bool,
@@ -531,6 +534,14 @@ mod tests {
     }
 
     #[test]
+    fn cidrs_that_upstreams_agent_leaves_null_are_none() {
+        let text = r#"{"mode":"auto","overlayPodCIDR":null,"serviceCIDR":null,"tunePodRoutes":true}"#;
+        let config: CoordinatorConfig = serde_json::from_str(text).unwrap();
+        assert!(config.overlay_pod_cidr.is_empty() && config.service_cidr.is_empty() && config.pod_nics.is_none());
+        assert!(serde_json::from_str::<CoordinatorConfig>(r#"{"mode":"auto","tunePodRoutes":true}"#).is_err());
+    }
+
+    #[test]
     fn every_required_member_is_one_of_the_type() {
         fn check<T: Request>(sample: T) {
             let value = serde_json::to_value(&sample).unwrap();
@@ -581,6 +592,10 @@ mod tests {
             r#"{"hijackCIDR":["h"],"hostRuleTable":500,"mode":"auto","overlayPodCIDR":["o"],"podDefaultRouteNIC":"e",
             "podMACPrefix":"0a:1b","podRPFilter":2,"policyRoutes":[{"dst":"d","gw":"g"}],"serviceCIDR":["s"],
             "tunePodRoutes":true,"txQueueLen":1,"vethLinkAddress":"l","vethMTU":1500}"#,
+        );
+        keeps::<CoordinatorConfig>(
+            r#"{"hijackCIDR":[],"mode":"auto","overlayPodCIDR":[],"podNICs":["eth0","net1"],"policyRoutes":[],
+            "serviceCIDR":[],"tunePodRoutes":true}"#,
         );
     }
 }

@@ -17,7 +17,10 @@ async fn coordinator(world: &World, name: &str, spec: Value, status: Value) {
 async fn the_coordinator_configuration_is_told_once_the_cidrs_are_known() {
     let world = World::new().await;
     let agent = world.agent("node-a").await;
-    world.pod("web", json!({"ipam.spidernet.io/default-route-nic": "net1"})).await;
+    let networks = "kube-system/a, kube-system/b@uplink";
+    let annotations = json!({"ipam.spidernet.io/default-route-nic": "net1", "k8s.v1.cni.cncf.io/networks": networks});
+    world.pod("web", annotations).await;
+    world.pod("unreadable", json!({"k8s.v1.cni.cncf.io/networks": "[{"})).await;
     let args = json!({"podName": "web", "podNamespace": "ns1"});
     let ask = async || call(&agent.socket, "GET", "/v1/coordinator/config", &args).await;
     assert_eq!(ask().await, (500, "no SpiderCoordinator exists".into()));
@@ -39,11 +42,16 @@ async fn the_coordinator_configuration_is_told_once_the_cidrs_are_known() {
     api.patch_status("default", &Default::default(), &kube::api::Patch::Merge(synced)).await.unwrap();
     let expected = json!({
         "mode": "underlay", "tunePodRoutes": true, "hostRuleTable": 500, "hijackCIDR": ["169.254.0.0/16"], "policyRoutes": [],
-        "overlayPodCIDR": ["10.233.64.0/18"], "serviceCIDR": ["10.233.0.0/18"], "podDefaultRouteNIC": "net1", "vethMTU": 1500
+        "overlayPodCIDR": ["10.233.64.0/18"], "serviceCIDR": ["10.233.0.0/18"], "podDefaultRouteNIC": "net1",
+        "podNICs": ["eth0", "net1", "uplink"], "vethMTU": 1500
     });
     assert_eq!(ask().await, (200, expected));
-    let (status, error) =
-        call(&agent.socket, "GET", "/v1/coordinator/config", &json!({"podName": "x", "podNamespace": "ns1"})).await;
+    let of = async |pod: &str| {
+        call(&agent.socket, "GET", "/v1/coordinator/config", &json!({"podName": pod, "podNamespace": "ns1"})).await
+    };
+    let (status, answer) = of("unreadable").await;
+    assert_eq!((status, answer.get("podNICs")), (200, None), "{answer}");
+    let (status, error) = of("x").await;
     assert_eq!((status, error), (500, "Pod ns1/x does not exist".into()));
 }
 

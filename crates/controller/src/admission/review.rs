@@ -87,6 +87,8 @@ pub struct Answer {
     patch_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     patch: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 impl Review {
@@ -142,6 +144,12 @@ impl Answer {
     /// Yes.
     pub fn allowed() -> Self {
         Self { allowed: true, ..Self::default() }
+    }
+
+    /// The answer, with something that the client is to know.
+    pub fn with_warning(mut self, text: Option<&str>) -> Self {
+        self.warnings.extend(text.map(str::to_owned));
+        self
     }
 
     /// Yes, with changes.

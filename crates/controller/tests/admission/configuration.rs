@@ -1,5 +1,6 @@
 //! What is asked of the webhooks, and what users have.
 
+use axum::http;
 use k8s_api::{SpiderIPPool, SpiderMultusConfig, SpiderSubnet};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use kube::{
@@ -9,14 +10,80 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::world::{BOTH, World, create, eventually, object};
-use crate::{assert_refused, refusal};
+use crate::{FORBIDDEN, INVALID, assert_invalid, assert_refused, refusal};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subnets_say_that_they_are_not_available() {
-    let world = World::with("enableIPv4: true\nenableIPv6: true\nenableSpiderSubnet: true\n", &[]).await;
+    let world = World::start().await;
     let spec = json!({"spec": {"subnet": "10.9.0.0/24", "ips": ["10.9.0.1"]}});
     let status = refusal("subnet", create::<SpiderSubnet>(&world.client, "s", spec).await);
     assert_refused("subnet", &status, (403, "Forbidden"), "SpiderSubnet feature is not available");
+    world.end().await;
+}
+
+/// What the API server answers beside the object.
+async fn warnings(client: &Client, method: &str, path: &str, content_type: &str, body: &Value) -> (u16, Vec<String>) {
+    let request = http::Request::builder().method(method).uri(format!("/apis/spiderpool.spidernet.io/v2beta1/{path}"));
+    let request =
+        request.header("content-type", content_type).body(kube::client::Body::from(body.to_string().into_bytes()));
+    let response = client.send(request.unwrap()).await.unwrap();
+    let texts = response.headers().get_all("warning").iter().map(|text| text.to_str().unwrap().to_owned());
+    (response.status().as_u16(), texts.collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subnets_that_are_switched_on_are_checked_and_stored_with_a_warning() {
+    let world = World::with("enableIPv4: true\nenableIPv6: true\nenableSpiderSubnet: true\n", &[]).await;
+    let client = &world.client;
+    let subnet = |name: &str, spec: Value| json!({"apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderSubnet", "metadata": {"name": name}, "spec": spec});
+    let given = subnet("dmz", json!({"subnet": "10.9.0.0/24", "ips": ["10.9.0.11-10.9.0.20", "10.9.0.10"]}));
+    let (code, texts) = warnings(client, "POST", "spidersubnets", "application/json", &given).await;
+    assert!(
+        code == 201 && texts.len() == 1 && texts[0].contains("makes nothing of a SpiderSubnet"),
+        "{code} {texts:?}"
+    );
+    let api = Api::<SpiderSubnet>::all(client.clone());
+    let stored = api.get("dmz").await.unwrap();
+    assert_eq!((stored.spec.ip_version, stored.spec.ips), (Some(4), vec!["10.9.0.10-10.9.0.20".to_owned()]));
+    assert_eq!(stored.metadata.finalizers, Some(vec!["spiderpool.spidernet.io".to_owned()]));
+    assert_eq!(stored.metadata.labels.unwrap()["ipam.spidernet.io/subnet-cidr"], "10-9-0-0-24");
+
+    let again = refusal("again", create::<SpiderSubnet>(client, "dmz", given.clone()).await);
+    assert_refused("again", &again, (409, "AlreadyExists"), "\"dmz\" already exists");
+    create::<SpiderIPPool>(client, "p", json!({"spec": {"subnet": "10.8.0.0/24", "ips": ["10.8.0.1"]}})).await.unwrap();
+    for (what, spec, field, words) in [
+        (
+            "subnet",
+            json!({"subnet": "10.9.0.0/16"}),
+            "spec.subnet",
+            "overlaps with 'spec.subnet' 10.9.0.0/24 of Subnet dmz",
+        ),
+        ("pool", json!({"subnet": "10.8.0.0/16"}), "spec.subnet", "of IPPool p"),
+        ("range", json!({"subnet": "10.7.0.0/24", "ips": ["10.6.0.1"]}), "spec.ips[0]", "10.6.0.1"),
+    ] {
+        let status = refusal(what, create::<SpiderSubnet>(client, "other", json!({ "spec": spec })).await);
+        assert_invalid(what, &status, INVALID, field, words);
+    }
+    let outside = json!({"spec": {"subnet": "10.8.0.0/24", "ips": ["10.8.0.2"]}});
+    let status = refusal("outside", create::<SpiderSubnet>(client, "other", outside).await);
+    assert_invalid("outside", &status, FORBIDDEN, "spec.ips", "of the existing IPPool p");
+
+    // What upstream's controller has given to a pool stays in the subnet.
+    let text = r#"{"auto":{"ips":["10.9.0.12-10.9.0.13"]}}"#;
+    let patch = async |change: &Value| api.patch("dmz", &PatchParams::default(), &Patch::Merge(change)).await;
+    let status = Patch::Merge(json!({"status": {"controlledIPPools": text}}));
+    api.patch_status("dmz", &PatchParams::default(), &status).await.unwrap();
+    let status = refusal("given", patch(&json!({"spec": {"ips": ["10.9.0.10-10.9.0.12"]}})).await);
+    assert_invalid("given", &status, FORBIDDEN, "spec.ips", "allocated to IPPool auto");
+    let merge = "application/merge-patch+json";
+    let more = json!({"spec": {"ips": ["10.9.0.10-10.9.0.30"]}});
+    let (code, texts) = warnings(client, "PATCH", "spidersubnets/dmz", merge, &more).await;
+    assert!(code == 200 && texts.len() == 1, "{code} {texts:?}");
+    let labels = json!({"metadata": {"labels": {"a": "b"}}});
+    assert_eq!(warnings(client, "PATCH", "spidersubnets/dmz", merge, &labels).await, (200, vec![]));
+
+    api.delete("dmz", &DeleteParams::default()).await.unwrap();
+    eventually("the subnet is gone", || async { api.get_opt("dmz").await.unwrap().is_none().then_some(()) }).await;
     world.end().await;
 }
 

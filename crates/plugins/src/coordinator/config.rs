@@ -82,6 +82,8 @@ pub struct Settings {
     pub policy_routes: Vec<PolicyRoute>,
     pub tune_routes: bool,
     pub default_route_nic: Option<String>,
+    /// The pod's NICs in the order in which they are attached; absent when the agent does not tell.
+    pub nics: Option<Vec<String>>,
     /// The first two bytes of the NIC's hardware address.
     pub mac_prefix: Option<[u8; 2]>,
     pub host_table: u32,
@@ -127,6 +129,7 @@ impl RawConf {
             policy_routes: policy_routes.iter().map(policy_route).collect::<Result<_, _>>()?,
             tune_routes: self.tune_pod_routes.unwrap_or(agent.tune_pod_routes),
             default_route_nic: or_agent(&self.pod_default_route_nic, &agent.pod_default_route_nic),
+            nics: agent.pod_nics.clone(),
             mac_prefix: or_agent(&self.pod_mac_prefix, &agent.pod_mac_prefix)
                 .map(|text| mac_prefix(&text))
                 .transpose()?,

@@ -20,6 +20,7 @@ pub fn request(nic: &str) -> Request {
         policy_routes: Vec::new(),
         tune_routes: true,
         default_route_nic: None,
+        nics: None,
         mac_prefix: None,
         host_table: 500,
         rp_filter: Some(0),

@@ -1,7 +1,7 @@
 //! The network configuration on stdin: the keys of the specification, and the keys of the plugin itself.
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::error::{CniError, code};
@@ -75,10 +75,19 @@ impl NetConf {
     }
 }
 
-/// Parses JSON and says where and why it is wrong, with the path of the offending field. `what` names the document.
+/// Parses a JSON object and says where and why it is wrong, with the path of the offending field. `what` names the document.
 pub fn parse_json<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T, CniError> {
     if text.iter().all(u8::is_ascii_whitespace) {
         return Err(CniError::new(code::DECODE_FAILURE, format!("{what} is empty, a JSON object is expected")));
+    }
+    // An array would be taken for an object's values in the order of the type.
+    let other = match text.trim_ascii_start() {
+        [b'{', ..] => None,
+        [b'[', ..] => Some("an array"),
+        _ => serde_json::from_slice::<IgnoredAny>(text).ok().map(|_| "no object"),
+    };
+    if let Some(other) = other {
+        return Err(CniError::new(code::DECODE_FAILURE, format!("{what} is {other}, a JSON object is expected")));
     }
     let mut reader = serde_json::Deserializer::from_slice(text);
     let parsed = serde_path_to_error::deserialize(&mut reader);

@@ -239,6 +239,33 @@ fn the_default_route_nic_must_exist_or_be_still_to_come() {
 }
 
 #[test]
+fn the_default_route_nic_is_still_to_come_only_if_the_pod_will_have_it() {
+    let with = |nic: &str, default: &str, nics: &[&str]| {
+        let mut request = keeping_default(nic, default);
+        request.settings.nics = Some(nics.iter().map(|nic| (*nic).to_owned()).collect());
+        request
+    };
+    let mut kernel = Kernel::new().nic("eth0", V4.0, V4.1);
+    attach(&with("eth0", "net9", &["eth0", "net1"]), &mut kernel); // one NIC has nothing to choose from
+    let mut kernel = kernel.nic("net1", &NET1.0[..1], &NET1.1[..1]);
+    for nics in [&["eth0", "net1"][..], &["net9", "eth0", "net1"]] {
+        let error = add(&with("net1", "net9", nics), &kernel.pod, &kernel.host).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "podDefaultRouteNIC: net9 does not exist in the pod, which has eth0, veth0, net1"
+        );
+    }
+    let named = ["eth0", "net1", "uplink"];
+    let steps = words(&attach(&with("net1", "uplink", &named), &mut kernel));
+    assert!(steps.contains(&"pod: add rule 1001: from 172.200.0.5/32 lookup 101 (IPv4)".to_owned()), "{steps:#?}");
+    let mut kernel = kernel.nic("uplink", NET2.0, NET2.1);
+    let steps = words(&attach(&with("uplink", "uplink", &named), &mut kernel));
+    assert!(steps.contains(&"pod: add rule 1002: from 10.6.2.1/32 lookup 102 (IPv4)".to_owned()), "{steps:#?}");
+    // CHECK, once all are there.
+    assert_eq!(words(&planned(&with("net1", "uplink", &named), &kernel)), Vec::<String>::new());
+}
+
+#[test]
 fn a_family_that_the_node_lacks_is_left_alone() {
     let mut kernel = Kernel::new().nic("eth0", DUAL.0, DUAL.1);
     kernel.host.addresses.retain(|address| address.net.addr().is_ipv4());

@@ -98,7 +98,7 @@ impl Plan<'_> {
     /// Whether the current NIC takes the default route over from its holder.
     fn keeps_default(&self, holder: &str) -> Result<bool, PlanError> {
         let Some(wanted) = self.request.settings.default_route_nic.as_deref() else { return Ok(false) };
-        if wanted == holder || is_still_to_come(wanted, &self.request.nic) {
+        if wanted == holder || is_still_to_come(wanted, &self.request.nic, self.request.settings.nics.as_deref()) {
             return Ok(false);
         }
         if self.pod.link(wanted).is_none() {
@@ -144,8 +144,13 @@ fn is_link_local(route: &Route) -> bool {
     matches!(route.to.addr(), IpAddr::V6(address) if address.is_unicast_link_local() || address.is_multicast())
 }
 
-/// `net3` while `net1` is attached: runtimes attach numbered NICs in their order.
-fn is_still_to_come(wanted: &str, current: &str) -> bool {
+/// Whether a NIC will be attached after the current one. Where the agent does not tell the pod's NICs their numbers do:
+/// runtimes attach `net3` after `net1`.
+fn is_still_to_come(wanted: &str, current: &str, nics: Option<&[String]>) -> bool {
+    if let Some(nics) = nics {
+        let mut after = nics.iter().skip_while(|nic| *nic != current).skip(1);
+        return after.any(|nic| nic == wanted);
+    }
     let number = |name: &str| name.strip_prefix("net").and_then(|digits| digits.parse::<u32>().ok());
     matches!((number(wanted), number(current)), (Some(wanted), Some(current)) if wanted > current)
 }
