@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use store::events::PodEvent;
 use store::meta::{Meta, OwnerError};
 use store::pods::Pod;
-use store::pools::{BrokenPool, Snapshot};
+use store::pools::Snapshot;
 use store::{Failure, meta};
 use wire::agent::{AddArgs, AddResponse, IpConfig};
 
@@ -62,13 +62,8 @@ pub enum AddFailure {
     #[error(transparent)]
     Owner(#[from] OwnerError),
     /// No pools.
-    #[error("{error}{}", broken(brokens))]
-    Select {
-        /// Why none.
-        error: SelectError,
-        /// Pools that cannot be used at all.
-        brokens: Vec<BrokenPool>,
-    },
+    #[error(transparent)]
+    Select(#[from] SelectError),
     /// No addresses.
     #[error(transparent)]
     Claim(#[from] AddError),
@@ -108,17 +103,12 @@ pub enum AddFailure {
     },
 }
 
-fn broken(brokens: &[BrokenPool]) -> String {
-    brokens.iter().map(|pool| format!("; pool {} cannot be used: {}", pool.name, pool.reason)).collect()
-}
-
 impl AddFailure {
     fn class(&self) -> Class {
         match self {
-            Self::Select {
-                error: SelectError::NoPool { .. } | SelectError::NoSource { .. } | SelectError::NoFamily { .. },
-                ..
-            } => Class::NoPool,
+            Self::Select(SelectError::NoPool { .. } | SelectError::NoSource { .. } | SelectError::NoFamily { .. }) => {
+                Class::NoPool
+            }
             Self::Claim(AddError::UsedOut { .. }) => Class::UsedOut,
             Self::Claim(AddError::Unreachable { .. }) => Class::RetriesExhausted,
             _ => Class::Internal,
@@ -180,7 +170,7 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
     let (selection, refusal) = match selected {
         Ok(selection) => (Some(selection), None),
         // What the pod has stays its own, whatever became of the pools since.
-        Err(failure @ AddFailure::Select { .. }) if has_claims() => (None, Some(failure)),
+        Err(failure @ AddFailure::Select(_)) if has_claims() => (None, Some(failure)),
         Err(failure) => return Err(failure),
     };
     let wants = selection.as_ref().map(Selection::wants).unwrap_or_default();
@@ -347,14 +337,10 @@ async fn selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<Selection
         cni: &cni,
         settings: &agent.settings.select,
         pools: &snapshot.pools,
+        unusable: &snapshot.broken,
         master: args.match_master_subnet.then_some(&master),
     };
-    select::select(&request).map_err(|error| {
-        let text = error.to_string();
-        let is_named = |pool: &&BrokenPool| matches!(error, SelectError::NoSource { .. }) || text.contains(&pool.name);
-        let brokens = snapshot.broken.iter().filter(is_named).cloned().collect();
-        AddFailure::Select { error, brokens }
-    })
+    Ok(select::select(&request)?)
 }
 
 async fn namespace(agent: &Agent, name: &str) -> Result<Arc<Meta>, AddFailure> {
