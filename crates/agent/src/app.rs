@@ -9,12 +9,13 @@ use crate::books::Books;
 use crate::caches::Caches;
 use crate::endpoints::EndpointQueue;
 use crate::metrics::Metrics;
-use crate::records::Records;
+use crate::records::{Kept, Records};
 use crate::settings::Settings;
 use crate::upstream::{self, Upstream};
 use crate::{adopt, api, events, notes, recover, socket};
 use anyhow::Context;
 use daemon::{Readiness, Stop, Tasks};
+use ipam::claim::{PodKey, Stored};
 use kube::Client;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -131,9 +132,10 @@ async fn serve(
     let endpoints = EndpointQueue::new(client.clone(), settings.stateful_set);
     let freed = {
         let (records, endpoints) = (records.clone(), endpoints.clone());
-        move |pod: ipam::claim::PodKey| {
-            records.remove(&pod.uid);
-            endpoints.remove(&pod.namespace, &pod.name, &pod.uid);
+        move |pod: PodKey, left: &dyn Fn() -> Vec<Stored>| match records.keep_claimed(&pod.uid, left) {
+            Kept::Nothing => endpoints.remove(&pod.namespace, &pod.name, &pod.uid),
+            Kept::Less(record) => endpoints.put(record),
+            Kept::All => {}
         }
     };
     let claims = store::Claims::new(client.clone());
