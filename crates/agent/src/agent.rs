@@ -7,6 +7,7 @@ use crate::events::EventQueue;
 use crate::metrics::Metrics;
 use crate::records::Records;
 use crate::settings::Settings;
+use crate::statuses::StatusQueue;
 use crate::upstream::Upstream;
 use kube::Client;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct Agent {
     pub upstream: Arc<Upstream>,
     /// Endpoint writes.
     pub endpoints: EndpointQueue,
+    /// Writes of `network-status`.
+    pub statuses: StatusQueue,
     /// Events on pods.
     pub events: EventQueue,
     /// Release notes.

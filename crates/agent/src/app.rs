@@ -11,6 +11,7 @@ use crate::endpoints::EndpointQueue;
 use crate::metrics::Metrics;
 use crate::records::{Kept, Records};
 use crate::settings::Settings;
+use crate::statuses::StatusQueue;
 use crate::upstream::{self, Upstream};
 use crate::{adopt, api, events, notes, recover, socket};
 use anyhow::Context;
@@ -151,6 +152,7 @@ async fn serve(
     let (queue, writer) = events::queue();
     background.spawn(writer.run(Events::new(client.clone(), "spiderpool-agent", &settings.node), ended.clone()));
     let spool = Spool::below(&settings.spool_root, &settings.socket);
+    let statuses = StatusQueue::new(client.clone(), caches.clone());
     let agent = Arc::new(Agent {
         settings,
         client,
@@ -159,6 +161,7 @@ async fn serve(
         records,
         upstream,
         endpoints,
+        statuses,
         events: queue,
         spool,
         metrics,
@@ -183,6 +186,7 @@ async fn serve(
     drop(file);
     agent.books.settle().await;
     agent.endpoints.settle().await;
+    agent.statuses.settle().await;
     tracing::info!("stopped");
     Ok(())
 }

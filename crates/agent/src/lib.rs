@@ -29,6 +29,7 @@ pub mod recover;
 pub mod release;
 pub mod settings;
 pub mod socket;
+pub mod statuses;
 pub mod sysctl;
 pub mod upstream;
 pub mod views;
