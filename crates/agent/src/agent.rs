@@ -6,6 +6,7 @@ use crate::endpoints::EndpointQueue;
 use crate::events::EventQueue;
 use crate::metrics::Metrics;
 use crate::records::Records;
+use crate::sandboxes::Sandboxes;
 use crate::settings::Settings;
 use crate::statuses::StatusQueue;
 use crate::upstream::Upstream;
@@ -25,6 +26,8 @@ pub struct Agent {
     pub caches: Arc<Caches>,
     /// Claims.
     pub books: Books,
+    /// Sandboxes whose pods are gone.
+    pub sandboxes: Sandboxes,
     /// What pods were told.
     pub records: Arc<Records>,
     /// The move from upstream.

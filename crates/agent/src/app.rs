@@ -10,6 +10,7 @@ use crate::caches::Caches;
 use crate::endpoints::EndpointQueue;
 use crate::metrics::Metrics;
 use crate::records::{Kept, Records};
+use crate::sandboxes::Sandboxes;
 use crate::settings::Settings;
 use crate::statuses::StatusQueue;
 use crate::upstream::{self, Upstream};
@@ -152,12 +153,14 @@ async fn serve(
     let (queue, writer) = events::queue();
     background.spawn(writer.run(Events::new(client.clone(), "spiderpool-agent", &settings.node), ended.clone()));
     let spool = Spool::below(&settings.spool_root, &settings.socket);
+    let sandboxes = Sandboxes::begin(&settings.cni_dir, &settings.boot_id, &spool, &books.all());
     let statuses = StatusQueue::new(client.clone(), caches.clone());
     let agent = Arc::new(Agent {
         settings,
         client,
         caches,
         books,
+        sandboxes,
         records,
         upstream,
         endpoints,

@@ -123,6 +123,11 @@ impl Books {
         self.0.of_pod(uid)
     }
 
+    /// All claims.
+    pub fn all(&self) -> Vec<Stored> {
+        self.0.machine().claims.all().cloned().collect()
+    }
+
     /// UID of the pod for whose container an address is claimed.
     pub fn pod_of_container(&self, namespace: &str, name: &str, container: &str) -> Option<String> {
         let machine = self.0.machine();

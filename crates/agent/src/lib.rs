@@ -27,6 +27,7 @@ pub mod notes;
 pub mod records;
 pub mod recover;
 pub mod release;
+pub mod sandboxes;
 pub mod settings;
 pub mod socket;
 pub mod statuses;

@@ -52,6 +52,9 @@ pub struct World {
     pub dir: TempDir,
     pub weather: Arc<Mutex<Weather>>,
     pub requests: Arc<Mutex<Vec<String>>>,
+    /// How long agents that are started from now on leave the addresses of a pod that is gone without a `DEL`.
+    pub no_del: Mutex<Duration>,
+    boots: AtomicU64,
     uids: AtomicU64,
 }
 
@@ -69,8 +72,11 @@ impl World {
             dir: tempfile::tempdir().unwrap(),
             weather: Arc::default(),
             requests: Arc::default(),
+            no_del: Mutex::new(agent::recover::NO_DEL),
+            boots: AtomicU64::new(0),
             uids: AtomicU64::new(0),
         };
+        world.start_machine();
         world.namespace("ns1", json!({})).await;
         world.node("node-a", json!({})).await;
         world
@@ -168,6 +174,21 @@ impl World {
         api.list(&ListParams::default()).await.unwrap().items
     }
 
+    /// The machine is started, for the first time or anew: agents that are started from now on see that.
+    pub fn start_machine(&self) {
+        let boot = self.boots.fetch_add(1, Ordering::Relaxed);
+        std::fs::write(self.boot_id(), format!("boot-{boot}")).unwrap();
+    }
+
+    fn boot_id(&self) -> PathBuf {
+        self.dir.path().join("boot-id")
+    }
+
+    /// Where runtimes and meta plugins of the machine keep what they attached.
+    pub fn cni_dir(&self) -> PathBuf {
+        self.dir.path().join("cni")
+    }
+
     pub fn set(&self, weather: Weather) {
         *self.weather.lock().unwrap() = weather;
     }
@@ -244,6 +265,8 @@ impl World {
         let env: Env = basic.iter().chain(env).copied().collect();
         let mut settings = Settings::new(&env, daemon::config::load(&file).unwrap().config).unwrap();
         settings.spool_root = self.dir.path().join("spool");
+        (settings.cni_dir, settings.boot_id) = (self.cni_dir(), self.boot_id());
+        settings.no_del = *self.no_del.lock().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, readiness) = (Stop::new(), Readiness::default());
         let (client, tasks, ready) = (self.exposed_client(), Tasks::new(stop.clone()), readiness.clone());
