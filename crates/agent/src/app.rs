@@ -121,7 +121,7 @@ async fn serve(
     let ended = Stop::new();
     let _ends_background = ended.clone().drop_guard();
     let caches = Arc::new(Caches::default());
-    let begun = Upstream::begin(client.clone(), &settings.component, caches.clone());
+    let begun = Upstream::begin(client.clone(), &settings, caches.clone());
     let upstream = tokio::select! {
         upstream = begun => upstream,
         () = stop.cancelled() => return Ok(()),
@@ -182,6 +182,7 @@ async fn serve(
     background.spawn(notes::work_off(noting));
     background.spawn(recover::watch_over(watching));
     background.spawn(upstream::follow(agent.clone()));
+    background.spawn(upstream::look_ahead(agent.clone()));
     drop(started);
     tracing::info!(socket = %agent.settings.socket.display(), node = %agent.settings.node, "serving");
 

@@ -32,6 +32,8 @@ pub struct Settings {
     pub boot_id: PathBuf,
     /// How long a pod may be gone before its addresses are taken without a `DEL`.
     pub no_del: Duration,
+    /// How long a new pool waits for a controller that is at work.
+    pub new_pools: Duration,
     /// `SPIDERPOOL_HEALTH_PORT`.
     pub health_port: u16,
     /// `SPIDERPOOL_METRIC_HTTP_PORT` if `SPIDERPOOL_ENABLED_METRIC`.
@@ -100,6 +102,7 @@ impl Settings {
             cni_dir: CNI_DIR.into(),
             boot_id: BOOT_ID.into(),
             no_del: crate::recover::NO_DEL,
+            new_pools: crate::upstream::NEW_POOLS,
             health_port: env.port("SPIDERPOOL_HEALTH_PORT", 5710)?,
             metric_port: metrics.then_some(metric_port),
             log_level: log_level(env)?,

@@ -184,7 +184,8 @@ pub enum SelectError {
     },
     /// No source names a pool.
     #[error(
-        "no IPPool available: neither Pod, Namespace and CNI configuration name a pool for NIC {nic}, nor is any pool marked as default, unless it is bound to another node (unmatched Node name){}", beside(unusable)
+        "no IPPool available: neither Pod, Namespace and CNI configuration name a pool for NIC {nic}, nor is any pool marked as default, unless it is bound to another node (unmatched Node name){}",
+        beside(unusable)
     )]
     NoSource {
         /// NIC.

@@ -199,7 +199,8 @@ fn of_a_pool_that_cannot_be_used_nothing_else_is_said() {
     let broken = || World { unusable: unusable.clone(), ..world() }.with([pool("raw-v6")]);
     for names in ["raw4", "raw*"] {
         let refused = broken().annotated(IPPOOL, &format!(r#"{{"ipv4":["{names}"]}}"#)).refused();
-        let expected = "no IPPool available: NIC eth0 IPv4 (Pod annotation ippool): pool raw4: cannot be used: spec.ips is wrong";
+        let expected =
+            "no IPPool available: NIC eth0 IPv4 (Pod annotation ippool): pool raw4: cannot be used: spec.ips is wrong";
         assert_eq!(refused, expected, "{names}");
     }
     assert!(broken().refused().ends_with("(unmatched Node name); pool raw4: cannot be used: spec.ips is wrong"));
