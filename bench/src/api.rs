@@ -69,7 +69,7 @@ impl Api {
         KubeApi::all_with(self.client.clone(), &resource(kind))
     }
 
-    /// A pool that is everybody's default, as if a controller had looked at it: agents wait for that.
+    /// A pool that is everybody's default.
     pub async fn create_pool(&self, name: &str, subnet: &str, ips: &str) -> Result<()> {
         let pool = json!({
             "apiVersion": API_VERSION, "kind": "SpiderIPPool", "metadata": {"name": name},
@@ -77,8 +77,6 @@ impl Api {
         });
         let pools = self.of("SpiderIPPool");
         pools.create(&PostParams::default(), &serde_json::from_value(pool)?).await?;
-        let looked_at = Patch::Merge(json!({"status": {"source": "SpiderIP"}}));
-        pools.patch_status(name, &PatchParams::default(), &looked_at).await?;
         Ok(())
     }
 

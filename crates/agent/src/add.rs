@@ -6,7 +6,7 @@
 use crate::agent::{Agent, PodError};
 use crate::metrics::Class;
 use crate::records::{self, Record};
-use crate::upstream::NotBooked;
+use crate::upstream::{self, NotBooked};
 use ipam::annotation::{AnnotationError, POD_ROUTES, PoolNames};
 use ipam::claim::{Add, AddError, Claim, Granted, PodFate, PodKey, Release, Want};
 use ipam::detail::{Allocation, NicDetail};
@@ -19,15 +19,13 @@ use std::time::{Duration, Instant};
 use store::events::PodEvent;
 use store::meta::{Meta, OwnerError};
 use store::pods::Pod;
-use store::pools::{BrokenPool, Snapshot};
+use store::pools::Snapshot;
 use store::{Failure, meta};
 use wire::agent::{AddArgs, AddResponse, IpConfig};
 
 /// Addresses that are tried when upstream takes them meanwhile.
 const TRIES: usize = 5;
-/// How long an ADD waits for the controller to look at a new pool, before the agent does it itself.
-const NEW_POOLS: Duration = Duration::from_secs(2);
-/// How often it looks.
+/// How often an ADD looks whether the controller has looked at a new pool.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// Why an ADD failed.
@@ -62,13 +60,8 @@ pub enum AddFailure {
     #[error(transparent)]
     Owner(#[from] OwnerError),
     /// No pools.
-    #[error("{error}{}", broken(brokens))]
-    Select {
-        /// Why none.
-        error: SelectError,
-        /// Pools that cannot be used at all.
-        brokens: Vec<BrokenPool>,
-    },
+    #[error(transparent)]
+    Select(#[from] SelectError),
     /// No addresses.
     #[error(transparent)]
     Claim(#[from] AddError),
@@ -108,17 +101,12 @@ pub enum AddFailure {
     },
 }
 
-fn broken(brokens: &[BrokenPool]) -> String {
-    brokens.iter().map(|pool| format!("; pool {} cannot be used: {}", pool.name, pool.reason)).collect()
-}
-
 impl AddFailure {
     fn class(&self) -> Class {
         match self {
-            Self::Select {
-                error: SelectError::NoPool { .. } | SelectError::NoSource { .. } | SelectError::NoFamily { .. },
-                ..
-            } => Class::NoPool,
+            Self::Select(SelectError::NoPool { .. } | SelectError::NoSource { .. } | SelectError::NoFamily { .. }) => {
+                Class::NoPool
+            }
             Self::Claim(AddError::UsedOut { .. }) => Class::UsedOut,
             Self::Claim(AddError::Unreachable { .. }) => Class::RetriesExhausted,
             _ => Class::Internal,
@@ -180,11 +168,11 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
     let (selection, refusal) = match selected {
         Ok(selection) => (Some(selection), None),
         // What the pod has stays its own, whatever became of the pools since.
-        Err(failure @ AddFailure::Select { .. }) if has_claims() => (None, Some(failure)),
+        Err(failure @ AddFailure::Select(_)) if has_claims() => (None, Some(failure)),
         Err(failure) => return Err(failure),
     };
     let wants = selection.as_ref().map(Selection::wants).unwrap_or_default();
-    let granted = match (claimed(agent, &pod, request(agent, args, &pod, wants)).await, refusal) {
+    let granted = match (claimed(agent, &pod, request(args, &pod, wants)).await, refusal) {
         // The NIC of this ADD has nothing: then it is the selection that failed.
         (Err(AddFailure::Claim(AddError::Nothing { .. })), Some(failure)) => return Err(failure),
         (outcome, _) => outcome?,
@@ -193,13 +181,13 @@ async fn attempt(agent: &Agent, args: &AddArgs) -> Result<AddResponse, AddFailur
     Ok(answer(&record))
 }
 
-fn request(agent: &Agent, args: &AddArgs, pod: &Pod, wants: Vec<Want>) -> Add {
+fn request(args: &AddArgs, pod: &Pod, wants: Vec<Want>) -> Add {
     Add {
         pod: PodKey { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
         container: args.container_id.clone(),
         interface: args.if_name.clone(),
         wants,
-        reserved: kept_back(agent),
+        reserved: Arc::default(),
     }
 }
 
@@ -212,7 +200,7 @@ async fn repeated(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<Option<Add
     // Without pools: nothing but what is there.
     let want = |family| Want { interface: args.if_name.clone(), family, pools: Vec::new(), rejected: Vec::new() };
     let wants = families.map(|(family, _)| want(family)).collect();
-    match claimed(agent, pod, request(agent, args, pod, wants)).await {
+    match claimed(agent, pod, request(args, pod, wants)).await {
         Ok(granted) => {
             // Its own routes are on record; those of a NIC that was told nothing are told by the ADD of that NIC.
             let record = record(agent, args, pod, None, &granted, &[]).await?;
@@ -240,16 +228,26 @@ async fn recall(agent: &Agent, pod: &Pod) -> Result<(), AddFailure> {
     crate::recover::record(agent, pod).await.map(drop).map_err(unreadable)
 }
 
-/// What no pod gets: reserved addresses, and those that running pods have without a claim.
-fn kept_back(agent: &Agent) -> Arc<SpanSet> {
-    let (reserved, in_use) = (agent.caches.reserved.addresses(), agent.upstream.in_use());
-    if in_use.is_empty() { reserved } else { Arc::new(reserved.union(&in_use)) }
+/// What no pod gets: reserved addresses, and out of new pools those that running pods have without a claim.
+fn kept_back(agent: &Agent, wants: &[Want], in_use: &SpanSet) -> Arc<SpanSet> {
+    let reserved = agent.caches.reserved.addresses();
+    let is_all = in_use.is_empty() || upstream::new_pools(wants).next().is_none();
+    if is_all { reserved } else { Arc::new(reserved.union(in_use)) }
 }
 
 /// Claims, and books with upstream what upstream might give too. What upstream has given is given back, and others are tried.
 async fn claimed(agent: &Agent, pod: &Pod, mut add: Add) -> Result<Vec<Granted>, AddFailure> {
+    let mut others = SpanSet::new();
     for _ in 0..TRIES {
-        let granted = agent.books.add(add.clone()).await?;
+        let in_use = agent.upstream.in_use();
+        add.reserved = kept_back(agent, &add.wants, &in_use);
+        if !others.is_empty() {
+            add.reserved = Arc::new(add.reserved.union(&others));
+        }
+        let granted = match agent.books.add(add.clone()).await {
+            Err(AddError::UsedOut { .. }) if agent.upstream.look_again(&add.wants, &in_use).await => continue,
+            outcome => outcome?,
+        };
         let taken = agent.upstream.enter(pod, &granted, &agent.metrics).await?;
         let lost = granted.iter().map(|one| &one.stored.claim).filter(|claim| taken.contains(claim.address));
         let nics: BTreeSet<String> = lost.filter_map(|claim| Some(claim.pod()?.interface.clone())).collect();
@@ -265,15 +263,14 @@ async fn claimed(agent: &Agent, pod: &Pod, mut add: Add) -> Result<Vec<Granted>,
             };
             agent.books.release(release).await;
         }
-        add.reserved = Arc::new(add.reserved.union(&taken));
+        others = others.union(&taken);
     }
     Err(AddFailure::Outrun)
 }
 
 /// A selection out of pools that may be used, for this NIC and for those that do not have all that they were told. New pools wait a moment
-/// for the controller; then the agent looks at them itself.
+/// for the controller if one is at work; then the agent looks at them itself.
 async fn settled_selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<Selection, AddFailure> {
-    let started = Instant::now();
     loop {
         let mut selection = selection(agent, args, pod).await?;
         let complete = complete(agent, pod);
@@ -299,7 +296,7 @@ async fn settled_selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<S
             .filter(|pool| is_new(pool))
             .map(|pool| (&pool.name, pool))
             .collect();
-        if started.elapsed() < NEW_POOLS {
+        if agent.upstream.is_expected(new.values().copied()).await {
             tokio::time::sleep(GLANCE).await;
         } else if let Err(source) = agent.upstream.look_at(&new.values().copied().cloned().collect::<Vec<_>>()).await {
             return Err(AddFailure::New { pools: new.into_keys().cloned().collect(), source });
@@ -347,14 +344,10 @@ async fn selection(agent: &Agent, args: &AddArgs, pod: &Pod) -> Result<Selection
         cni: &cni,
         settings: &agent.settings.select,
         pools: &snapshot.pools,
+        unusable: &snapshot.broken,
         master: args.match_master_subnet.then_some(&master),
     };
-    select::select(&request).map_err(|error| {
-        let text = error.to_string();
-        let is_named = |pool: &&BrokenPool| matches!(error, SelectError::NoSource { .. }) || text.contains(&pool.name);
-        let brokens = snapshot.broken.iter().filter(is_named).cloned().collect();
-        AddFailure::Select { error, brokens }
-    })
+    Ok(select::select(&request)?)
 }
 
 async fn namespace(agent: &Agent, name: &str) -> Result<Arc<Meta>, AddFailure> {

@@ -6,7 +6,9 @@ use crate::endpoints::EndpointQueue;
 use crate::events::EventQueue;
 use crate::metrics::Metrics;
 use crate::records::Records;
+use crate::sandboxes::Sandboxes;
 use crate::settings::Settings;
+use crate::statuses::StatusQueue;
 use crate::upstream::Upstream;
 use kube::Client;
 use std::sync::Arc;
@@ -24,12 +26,16 @@ pub struct Agent {
     pub caches: Arc<Caches>,
     /// Claims.
     pub books: Books,
+    /// Sandboxes whose pods are gone.
+    pub sandboxes: Sandboxes,
     /// What pods were told.
     pub records: Arc<Records>,
     /// The move from upstream.
     pub upstream: Arc<Upstream>,
     /// Endpoint writes.
     pub endpoints: EndpointQueue,
+    /// Writes of `network-status`.
+    pub statuses: StatusQueue,
     /// Events on pods.
     pub events: EventQueue,
     /// Release notes.

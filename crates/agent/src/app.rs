@@ -9,12 +9,15 @@ use crate::books::Books;
 use crate::caches::Caches;
 use crate::endpoints::EndpointQueue;
 use crate::metrics::Metrics;
-use crate::records::Records;
+use crate::records::{Kept, Records};
+use crate::sandboxes::Sandboxes;
 use crate::settings::Settings;
+use crate::statuses::StatusQueue;
 use crate::upstream::{self, Upstream};
 use crate::{adopt, api, events, notes, recover, socket};
 use anyhow::Context;
 use daemon::{Readiness, Stop, Tasks};
+use ipam::claim::{PodKey, Stored};
 use kube::Client;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -118,7 +121,7 @@ async fn serve(
     let ended = Stop::new();
     let _ends_background = ended.clone().drop_guard();
     let caches = Arc::new(Caches::default());
-    let begun = Upstream::begin(client.clone(), &settings.component, caches.clone());
+    let begun = Upstream::begin(client.clone(), &settings, caches.clone());
     let upstream = tokio::select! {
         upstream = begun => upstream,
         () = stop.cancelled() => return Ok(()),
@@ -131,9 +134,10 @@ async fn serve(
     let endpoints = EndpointQueue::new(client.clone(), settings.stateful_set);
     let freed = {
         let (records, endpoints) = (records.clone(), endpoints.clone());
-        move |pod: ipam::claim::PodKey| {
-            records.remove(&pod.uid);
-            endpoints.remove(&pod.namespace, &pod.name, &pod.uid);
+        move |pod: PodKey, left: &dyn Fn() -> Vec<Stored>| match records.keep_claimed(&pod.uid, left) {
+            Kept::Nothing => endpoints.remove(&pod.namespace, &pod.name, &pod.uid),
+            Kept::Less(record) => endpoints.put(record),
+            Kept::All => {}
         }
     };
     let claims = store::Claims::new(client.clone());
@@ -149,14 +153,18 @@ async fn serve(
     let (queue, writer) = events::queue();
     background.spawn(writer.run(Events::new(client.clone(), "spiderpool-agent", &settings.node), ended.clone()));
     let spool = Spool::below(&settings.spool_root, &settings.socket);
+    let sandboxes = Sandboxes::begin(&settings.cni_dir, &settings.boot_id, &spool, &books.all());
+    let statuses = StatusQueue::new(client.clone(), caches.clone());
     let agent = Arc::new(Agent {
         settings,
         client,
         caches,
         books,
+        sandboxes,
         records,
         upstream,
         endpoints,
+        statuses,
         events: queue,
         spool,
         metrics,
@@ -174,6 +182,7 @@ async fn serve(
     background.spawn(notes::work_off(noting));
     background.spawn(recover::watch_over(watching));
     background.spawn(upstream::follow(agent.clone()));
+    background.spawn(upstream::look_ahead(agent.clone()));
     drop(started);
     tracing::info!(socket = %agent.settings.socket.display(), node = %agent.settings.node, "serving");
 
@@ -181,6 +190,7 @@ async fn serve(
     drop(file);
     agent.books.settle().await;
     agent.endpoints.settle().await;
+    agent.statuses.settle().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -34,10 +34,13 @@ struct Inner {
     next_ticket: AtomicU64,
     calls: TaskTracker,
     metrics: Arc<Metrics>,
-    freed: Box<dyn Fn(PodKey) + Send + Sync>,
+    freed: Box<Freed>,
     doubt: AtomicBool,
     doubted: Notify,
 }
+
+/// Told of a pod that an address was freed of, and how to find what it has left.
+type Freed = dyn Fn(PodKey, &dyn Fn() -> Vec<Stored>) + Send + Sync;
 
 struct Machine {
     claims: Claims,
@@ -47,13 +50,13 @@ struct Machine {
 impl Books {
     /// Lists the claims of the node, however long the API server takes, and begins with them.
     ///
-    /// `freed` is told of a pod that has no claim left.
+    /// `freed` is told of a pod whenever an address of it was freed, for whatever reason; beside it how to find the claims that are left.
     pub async fn open(
         store: store::Claims,
         node: &str,
         upstream: Arc<Upstream>,
         metrics: Arc<Metrics>,
-        freed: impl Fn(PodKey) + Send + Sync + 'static,
+        freed: impl Fn(PodKey, &dyn Fn() -> Vec<Stored>) + Send + Sync + 'static,
     ) -> Self {
         let known = loop {
             match store.of_node(node).await {
@@ -117,7 +120,12 @@ impl Books {
 
     /// The claims of a pod.
     pub fn of_pod(&self, uid: &str) -> Vec<Stored> {
-        self.0.machine().claims.of_pod(uid).into_iter().cloned().collect()
+        self.0.of_pod(uid)
+    }
+
+    /// All claims.
+    pub fn all(&self) -> Vec<Stored> {
+        self.0.machine().claims.all().cloned().collect()
     }
 
     /// UID of the pod for whose container an address is claimed.
@@ -202,7 +210,7 @@ impl Inner {
                         let holder = inner.holder_to_be_freed(&call);
                         let outcome = inner.carry_out(call).await;
                         inner.feed(Event::Reply(op, outcome));
-                        inner.tell_if_free(holder);
+                        inner.tell(holder);
                     });
                 }
                 Effect::Answer(ticket, answer) => {
@@ -224,11 +232,14 @@ impl Inner {
         Some(PodKey { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() })
     }
 
-    fn tell_if_free(&self, holder: Option<PodKey>) {
-        if let Some(pod) = holder
-            && self.machine().claims.of_pod(&pod.uid).is_empty()
-        {
-            (self.freed)(pod);
+    fn of_pod(&self, uid: &str) -> Vec<Stored> {
+        self.machine().claims.of_pod(uid).into_iter().cloned().collect()
+    }
+
+    fn tell(&self, holder: Option<PodKey>) {
+        if let Some(pod) = holder {
+            let uid = pod.uid.clone();
+            (self.freed)(pod, &|| self.of_pod(&uid));
         }
     }
 

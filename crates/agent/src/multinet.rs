@@ -1,7 +1,8 @@
 //! `/v1/multinet/...`: which networks a pod asks for, and what it got.
 
 use crate::agent::{Agent, PodError};
-use ipam::annotation::{NETWORK_STATUS, Network as Selected, parse_networks};
+use crate::statuses::NetworkStatus;
+use ipam::annotation::{Network as Selected, parse_networks};
 use ipam::nad::{self, NadDefaults, NadError};
 use std::sync::Arc;
 use store::networks::{self, Attachment};
@@ -53,17 +54,6 @@ pub enum NetworksError {
         namespace: String,
         /// Name.
         name: String,
-    },
-    /// The annotation was not written.
-    #[error("cannot write annotation {NETWORK_STATUS} of Pod {namespace}/{name}")]
-    Unwritten {
-        /// Namespace.
-        namespace: String,
-        /// Name.
-        name: String,
-        /// Why not.
-        #[source]
-        source: Failure,
     },
 }
 
@@ -133,14 +123,18 @@ async fn attachment(agent: &Agent, pod: &pods::Pod, selected: &Selected) -> Resu
     }
 }
 
-/// Writes the pod's `network-status`.
+/// Has the pod's `network-status` written. Nobody waits for that: a pod does not need it to run, and the API server may be away.
 pub async fn status(agent: &Agent, args: StatusArgs) -> Result<(), NetworksError> {
-    let (namespace, name) = (args.pod_namespace, args.pod_name);
-    if serde_json::from_str::<Vec<serde_json::Value>>(&args.network_status).is_err() {
+    let (namespace, name, text) = (args.pod_namespace, args.pod_name, args.network_status);
+    if serde_json::from_str::<Vec<serde_json::Value>>(&text).is_err() {
         return Err(NetworksError::Status { namespace, name });
     }
-    let pod = agent.pod(&namespace, &name, &args.pod_uid).await?;
-    let written =
-        pods::annotate(&agent.client, &namespace, &name, &pod.uid, NETWORK_STATUS, &args.network_status).await;
-    written.map_err(|source| NetworksError::Unwritten { namespace, name, source })
+    // Known from the cache but in the first moments of a pod's life, so that this asks nobody.
+    let uid = match agent.caches.pods.get(&store::cache::key(Some(&namespace), &name)) {
+        Some(pod) if pod.is_called(&args.pod_uid) => pod.uid.clone(),
+        _ if !args.pod_uid.is_empty() => args.pod_uid,
+        _ => agent.pod(&namespace, &name, "").await?.uid.clone(),
+    };
+    agent.statuses.put(NetworkStatus { namespace, name, uid, text });
+    Ok(())
 }

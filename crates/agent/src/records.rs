@@ -1,7 +1,7 @@
 //! What pods were told: the entries of their `SpiderEndpoint`s, kept so that a repeated ADD gets the same answer without asking anybody.
 
 use ipam::Route;
-use ipam::claim::Claim;
+use ipam::claim::{Claim, Stored};
 use ipam::detail::{Allocation, NicDetail, details};
 use ipam::owner::OwnerRef;
 use k8s_api::endpoint::{IPAllocationDetail, PodIPAllocation};
@@ -63,10 +63,34 @@ impl Records {
         self.lock().entry(record.uid.clone()).or_insert_with(|| Arc::new(record)).clone()
     }
 
-    /// Forgets a pod.
-    pub fn remove(&self, uid: &str) {
-        self.lock().remove(uid);
+    /// Forgets the NICs of a pod that have no claim left, and the pod with the last of them. The claims are looked up under the lock: no
+    /// ADD that is answered meanwhile is forgotten.
+    pub fn keep_claimed(&self, uid: &str, left: impl FnOnce() -> Vec<Stored>) -> Kept {
+        let mut records = self.lock();
+        let left = left();
+        if left.is_empty() {
+            records.remove(uid);
+            return Kept::Nothing;
+        }
+        let Some(record) = records.get_mut(uid) else { return Kept::All };
+        let nics = of_claims(&record.nics, &left);
+        if nics == record.nics {
+            return Kept::All;
+        }
+        *record = Arc::new(Record { nics, ..(**record).clone() });
+        Kept::Less(record.clone())
     }
+}
+
+/// What is left of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// What there was.
+    All,
+    /// Some of its NICs.
+    Less(Arc<Record>),
+    /// The pod has no claim any more.
+    Nothing,
 }
 
 /// The entries of NICs that have exactly the addresses that they were told: these need no pool, and stay as they are.
@@ -107,7 +131,7 @@ fn addresses(detail: &NicDetail) -> Vec<IpAddr> {
 }
 
 /// The entries of NICs that still have a claim.
-pub fn of_claims(told: &[NicDetail], granted: &[ipam::claim::Stored]) -> Vec<NicDetail> {
+fn of_claims(told: &[NicDetail], granted: &[Stored]) -> Vec<NicDetail> {
     let claimed = |detail: &&NicDetail| {
         addresses(detail).iter().any(|address| granted.iter().any(|stored| stored.claim.address == *address))
     };

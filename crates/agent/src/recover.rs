@@ -3,7 +3,7 @@
 //! | left behind by a kill | made good by |
 //! |---|---|
 //! | claims whose ADD was never answered | the repeated ADD finds them; if the pod goes instead, its end frees them |
-//! | claims of pods that are gone | [`at_start`], [`watch_over`] |
+//! | claims of pods that are gone | their `DEL`, and where none comes [`watch_over`]; after a start of the machine [`at_start`] |
 //! | creates that land after they were given up | [`at_start`], afterwards for as long as the process lives |
 //! | endpoints that were not written | [`at_start`] |
 //! | endpoints of pods that have nothing any more | [`at_start`] |
@@ -14,7 +14,7 @@ use crate::release;
 use futures::{StreamExt, stream};
 use ipam::claim::{Claim, PodFate, PodKey};
 use ipam::detail::{Allocation, NicDetail};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::pods::Pod;
@@ -25,7 +25,7 @@ const PARALLEL: usize = 8;
 /// How often pods with claims are looked at; costs nothing but for pods that the cache does not know.
 const LOOK: Duration = Duration::from_secs(30);
 /// How long a pod may be gone before its addresses are taken without a `DEL` (upstream's garbage collection: 10 minutes).
-const NO_DEL: Duration = Duration::from_secs(600);
+pub const NO_DEL: Duration = Duration::from_secs(600);
 /// Wait before a create of unknown outcome must have landed or not.
 const LANDED: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// again.
 pub async fn at_start(agent: Arc<Agent>) {
     let pods = agent.books.pods();
-    stream::iter(&pods).for_each_concurrent(PARALLEL, |pod| settle(&agent, pod)).await;
+    stream::iter(&pods).for_each_concurrent(PARALLEL, |pod| settle(&agent, pod, Waited::No)).await;
     tokio::join!(orphans(&agent), doubt(&agent));
 }
 
@@ -63,8 +63,17 @@ async fn orphans(agent: &Agent) {
     }
 }
 
-/// Frees the claims of a pod that is gone, and sees that a living one has its endpoint.
-async fn settle(agent: &Agent, pod: &PodKey) {
+/// Whether a pod that is gone had the time that its `DEL` may need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    /// It went while no agent was at work, who knows when.
+    No,
+    /// It was seen to be gone that long.
+    Yes,
+}
+
+/// Sees to the claims of a pod that is gone, and that a living one has its endpoint.
+async fn settle(agent: &Agent, pod: &PodKey, waited: Waited) {
     loop {
         match found(agent, pod).await {
             Ok(Some(found)) => {
@@ -83,19 +92,7 @@ async fn settle(agent: &Agent, pod: &PodKey) {
                     }
                 }
             }
-            Ok(None) => {
-                let name = format!("{}/{}", pod.namespace, pod.name);
-                let left = sandbox_left(agent, pod);
-                match &left {
-                    None => {
-                        tracing::info!(target: "IPAM", pod = name, uid = %pod.uid, "pod is gone, its addresses are freed");
-                    }
-                    Some(sign) => {
-                        tracing::warn!(target: "IPAM", pod = name, uid = %pod.uid, sign, "pod is gone, but not its sandbox: its addresses are kept");
-                    }
-                }
-                return agent.books.pod_gone(&pod.uid, left.is_none());
-            }
+            Ok(None) => return gone(agent, pod, waited),
             Err(failure) => {
                 tracing::warn!(target: "IPAM", error = %failure, "cannot read a pod that has addresses, trying again");
                 tokio::time::sleep(PAUSE).await;
@@ -104,25 +101,24 @@ async fn settle(agent: &Agent, pod: &PodKey) {
     }
 }
 
-/// What shows that a sandbox of a pod is still there although its object is gone, as after a forced deletion: the pair that the
-/// coordinator makes lives as long as the sandbox's namespace. Of a pod without coordinator there is nothing to be seen.
-fn sandbox_left(agent: &Agent, pod: &PodKey) -> Option<String> {
+/// A pod's object is gone: its addresses are free once its sandbox is gone, too. What a sandbox has ended to use is freed in any case.
+fn gone(agent: &Agent, pod: &PodKey, waited: Waited) {
+    let name = format!("{}/{}", pod.namespace, pod.name);
     let claims = agent.books.of_pod(&pod.uid);
-    let pairs =
-        claims.iter().filter_map(|stored| Some(wire::cni::host_veth(stored.claim.pod()?.container.as_deref()?)));
-    // A longer name is none of an interface.
-    let pairs: BTreeSet<String> = pairs.filter(|pair| pair.len() <= 15).collect();
-    let looked = net::Netlink::open().and_then(|mut netlink| {
-        for pair in pairs {
-            match netlink.link(&pair) {
-                Ok(_) => return Ok(Some(format!("interface {pair}"))),
-                Err(error) if error.not_there() => {}
-                Err(error) => return Err(error),
-            }
+    let sign = agent.sandboxes.sign(&claims);
+    let is_over = sign.is_none() && (waited == Waited::Yes || agent.sandboxes.are_of_earlier_boot(&claims));
+    match sign {
+        None if is_over => {
+            tracing::info!(target: "IPAM", pod = name, uid = %pod.uid, "pod is gone, its addresses are freed");
         }
-        Ok(None)
-    });
-    looked.unwrap_or_else(|error| Some(format!("the interfaces of the node cannot be read: {error}")))
+        None => {
+            tracing::info!(target: "IPAM", pod = name, uid = %pod.uid, "pod is gone, its addresses are kept until its DEL, or for {:?}", agent.settings.no_del);
+        }
+        Some(sign) => {
+            tracing::warn!(target: "IPAM", pod = name, uid = %pod.uid, sign, "pod is gone, but not its sandbox: its addresses are kept");
+        }
+    }
+    agent.books.pod_gone(&pod.uid, is_over);
 }
 
 /// The object of this UID, alive or not; `None` is proof that it is gone.
@@ -212,8 +208,8 @@ async fn look_at_pods(agent: &Agent, missing: &mut HashMap<String, Instant>) {
         let cached = agent.caches.pods.get(&store::cache::key(Some(&pod.namespace), &pod.name));
         if cached.is_some_and(|cached| cached.uid == pod.uid) {
             missing.remove(&pod.uid);
-        } else if missing.entry(pod.uid.clone()).or_insert_with(Instant::now).elapsed() >= NO_DEL {
-            settle(agent, &pod).await;
+        } else if missing.entry(pod.uid.clone()).or_insert_with(Instant::now).elapsed() >= agent.settings.no_del {
+            settle(agent, &pod, Waited::Yes).await;
         }
     }
 }

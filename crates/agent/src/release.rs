@@ -1,11 +1,11 @@
 //! `DELETE /v1/ipam/ip` and `/ips`: end the use of addresses by one sandbox.
 //!
 //! A release never fails because the API server is away: what could not be confirmed is left as a note in the spool, which is durable,
-//! and worked off later.
+//! and worked off later. What becomes of record and endpoint of the pod is told by the books (see [`crate::app`]), because addresses are
+//! freed by the end of a pod as well.
 
 use crate::agent::Agent;
-use crate::metrics::{Class, Release};
-use crate::records::{self, Record};
+use crate::metrics::{self, Class};
 use ipam::claim::{PodFate, Release, ReleaseError, Released};
 use std::time::{Duration, Instant, SystemTime};
 use store::{Failure, pods};
@@ -57,7 +57,7 @@ pub async fn release(agent: &Agent, args: ReleaseArgs) -> Result<(), Lost> {
         Ok(()) => Ok(()),
         Err(failure) => leave_note(agent, args, failure).await,
     };
-    agent.metrics.released(Release::Del, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
+    agent.metrics.released(metrics::Release::Del, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
     outcome
 }
 
@@ -85,7 +85,6 @@ pub async fn attempt(agent: &Agent, args: &ReleaseArgs) -> Result<(), ReleaseFai
     };
     let released = confirmed(agent, release).await?;
     tracing::debug!(target: "IPAM", freed = released.freed.len(), kept = released.kept.len(), "DEL answered");
-    forget(agent, &released);
     Ok(())
 }
 
@@ -133,18 +132,6 @@ async fn confirmed(agent: &Agent, release: Release) -> Result<Released, ReleaseF
     }
 }
 
-/// The record tells what is left; without anything left it goes. ([`crate::books::Books`] has the endpoint removed then.)
-fn forget(agent: &Agent, released: &Released) {
-    let Some(pod) = released.freed.iter().find_map(|claim| claim.pod()) else { return };
-    let left = agent.books.of_pod(&pod.uid);
-    let Some(record) = agent.records.get(&pod.uid).filter(|_| !left.is_empty()) else { return };
-    let nics = records::of_claims(&record.nics, &left);
-    if nics != record.nics {
-        let record = agent.records.put(Record { nics, ..(*record).clone() });
-        agent.endpoints.put(record);
-    }
-}
-
 /// Why a batch release is refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchFailure {
@@ -163,7 +150,7 @@ pub enum BatchFailure {
 pub async fn release_batch(agent: &Agent, args: BatchReleaseArgs) -> Result<(), BatchFailure> {
     let started = Instant::now();
     let outcome = attempt_batch(agent, args).await;
-    agent.metrics.released(Release::Conflict, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
+    agent.metrics.released(metrics::Release::Conflict, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
     outcome
 }
 
@@ -187,7 +174,6 @@ async fn attempt_batch(agent: &Agent, args: BatchReleaseArgs) -> Result<(), Batc
     };
     let pod_uid = uid(agent, &names);
     let release = Release { pod_uid, container: args.container_id, interface: None, fate: PodFate::Rejected };
-    let released = confirmed(agent, release).await?;
-    forget(agent, &released);
+    confirmed(agent, release).await?;
     Ok(())
 }

@@ -5,9 +5,13 @@ use daemon::env::{Env, Error as EnvError};
 use daemon::log::LevelFilter;
 use ipam::nad::NadDefaults;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Name of the component, unless the chart says otherwise.
 const COMPONENT: &str = "spiderpool-agent";
+
+const CNI_DIR: &str = "/var/lib/cni";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Everything that does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -22,6 +26,14 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Where the release notes of all agents of this host are.
     pub spool_root: PathBuf,
+    /// Where runtimes and meta plugins keep what they attached.
+    pub cni_dir: PathBuf,
+    /// The kernel's file that tells one boot from another.
+    pub boot_id: PathBuf,
+    /// How long a pod may be gone before its addresses are taken without a `DEL`.
+    pub no_del: Duration,
+    /// How long a new pool waits for a controller that is at work.
+    pub new_pools: Duration,
     /// `SPIDERPOOL_HEALTH_PORT`.
     pub health_port: u16,
     /// `SPIDERPOOL_METRIC_HTTP_PORT` if `SPIDERPOOL_ENABLED_METRIC`.
@@ -87,6 +99,10 @@ impl Settings {
             },
             socket: config.ipam_unix_socket_path,
             spool_root: wire::spool::DEFAULT_ROOT.into(),
+            cni_dir: CNI_DIR.into(),
+            boot_id: BOOT_ID.into(),
+            no_del: crate::recover::NO_DEL,
+            new_pools: crate::upstream::NEW_POOLS,
             health_port: env.port("SPIDERPOOL_HEALTH_PORT", 5710)?,
             metric_port: metrics.then_some(metric_port),
             log_level: log_level(env)?,

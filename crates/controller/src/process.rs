@@ -40,8 +40,8 @@ use crate::{
 
 /// Time for what is under way when the process is to end.
 const GRACE: Duration = Duration::from_secs(10);
-/// The Lease of the leader, as upstream calls it.
-pub const LEASE: &str = "spiderpool-controller-leases";
+/// The Lease of the leader.
+pub const LEASE: &str = k8s_api::access::LEASE;
 
 /// Runs the controller as configured until it is stopped.
 pub async fn daemon(flags: Flags, env: &Env) -> anyhow::Result<()> {

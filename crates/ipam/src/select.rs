@@ -6,7 +6,7 @@
 //!
 //! * a pool without `multusName` never needs the NIC's network to be known (W-C24), and `matchMasterSubnet` is
 //!   tested for every pool;
-//! * a pattern that matches nothing and a pool that does not exist are reasons, not silence and not an end, as
+//! * a pattern that matches nothing and a pool that does not exist, or cannot be used, are reasons, not silence and not an end, as
 //!   long as another pool of the list serves (W-C25, W-C26);
 //! * of the cluster's default pools a family without a fitting pool is left out if the other one fits (W-C26);
 //! * items without interface names are given the names of the pod's NICs at once (W-C15, W-C32).
@@ -105,6 +105,8 @@ pub struct Request<'a> {
     pub settings: &'a Settings,
     /// Every pool that is known, by name.
     pub pools: &'a BTreeMap<String, Arc<Pool>>,
+    /// Pools that are known and cannot be used at all, by name, and why.
+    pub unusable: &'a BTreeMap<String, String>,
     /// Name and addresses of the NIC's master (physical function), for `match_master_subnet`.
     pub master: Option<&'a MasterAddresses>,
 }
@@ -182,11 +184,14 @@ pub enum SelectError {
     },
     /// No source names a pool.
     #[error(
-        "no IPPool available: neither Pod, Namespace and CNI configuration name a pool for NIC {nic}, nor is any pool marked as default, unless it is bound to another node (unmatched Node name)"
+        "no IPPool available: neither Pod, Namespace and CNI configuration name a pool for NIC {nic}, nor is any pool marked as default, unless it is bound to another node (unmatched Node name){}",
+        beside(unusable)
     )]
     NoSource {
         /// NIC.
         nic: String,
+        /// Pools of which it cannot be told whether they are default ones.
+        unusable: Vec<Rejection>,
     },
     /// Every pool of a family was taken out.
     #[error("no IPPool available: NIC {nic} {family} ({source_of_names}): {}", join(rejected))]
@@ -212,6 +217,10 @@ pub enum SelectError {
 
 fn join(rejected: &[Rejection]) -> String {
     rejected.iter().map(Rejection::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn beside(unusable: &[Rejection]) -> String {
+    unusable.iter().map(|one| format!("; {one}")).collect()
 }
 
 /// Selects the pools of every NIC that this ADD must serve.

@@ -21,6 +21,7 @@ struct World {
     cni: Cni,
     settings: Settings,
     pools: BTreeMap<String, Arc<Pool>>,
+    unusable: BTreeMap<String, String>,
     master: Option<MasterAddresses>,
 }
 
@@ -46,6 +47,7 @@ fn world() -> World {
             nad: NadDefaults { agent_namespace: "kube-system".into(), cluster_network: None },
         },
         pools: BTreeMap::new(),
+        unusable: BTreeMap::new(),
         master: None,
     }
 }
@@ -76,6 +78,7 @@ impl World {
             cni: &self.cni,
             settings: &self.settings,
             pools: &self.pools,
+            unusable: &self.unusable,
             master: self.master.as_ref(),
         })
     }
@@ -188,6 +191,23 @@ fn every_test_has_its_reason() {
         let expected = format!("no IPPool available: NIC eth0 IPv4 (Pod annotation ippool): pool {named}: {reason}");
         assert_eq!(world.refused(), expected);
     }
+}
+
+#[test]
+fn of_a_pool_that_cannot_be_used_nothing_else_is_said() {
+    let unusable = BTreeMap::from([("raw4".to_owned(), "spec.ips is wrong".to_owned())]);
+    let broken = || World { unusable: unusable.clone(), ..world() }.with([pool("raw-v6")]);
+    for names in ["raw4", "raw*"] {
+        let refused = broken().annotated(IPPOOL, &format!(r#"{{"ipv4":["{names}"]}}"#)).refused();
+        let expected =
+            "no IPPool available: NIC eth0 IPv4 (Pod annotation ippool): pool raw4: cannot be used: spec.ips is wrong";
+        assert_eq!(refused, expected, "{names}");
+    }
+    assert!(broken().refused().ends_with("(unmatched Node name); pool raw4: cannot be used: spec.ips is wrong"));
+    // Beside one that serves it is on record, for the case that this one is used up.
+    let world = broken().with([pool("raw-good")]).annotated(IPPOOL, r#"{"ipv4":["raw*"]}"#);
+    let want = world.select().unwrap().wants().remove(0);
+    assert_eq!((want.pools[0].name.as_str(), want.rejected[0].pool.as_str()), ("raw-good", "raw4"));
 }
 
 #[test]

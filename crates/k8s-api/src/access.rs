@@ -89,8 +89,8 @@ pub struct Grant {
 
 /// Name of Deployment, Service and webhook configurations.
 const CONTROLLER: &str = "{{ .Values.spiderpoolController.name }}";
-/// The Lease of the election.
-const LEASE: &str = "spiderpool-controller-leases";
+/// The Lease of the controllers' election, as upstream calls it.
+pub const LEASE: &str = "spiderpool-controller-leases";
 /// The Secret of the webhook server's certificate.
 const TLS_SECRET: &str = "{{ .Values.spiderpoolController.tls.secretName }}";
 /// Cilium's ConfigMap.
@@ -168,6 +168,9 @@ fn agent() -> Vec<Grant> {
         ),
         row(Agent, SPIDERPOOL, &["spidercoordinators"], READ, "store::networks: what coordinator plugins ask for"),
         row(Agent, "k8s.cni.cncf.io", &["network-attachment-definitions"], READ, "store::networks"),
+        row(Agent, "coordination.k8s.io", &["leases"], GET, "store::leader: is a controller at work?")
+            .named(&[LEASE])
+            .in_release(),
     ]
 }
 

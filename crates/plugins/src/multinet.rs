@@ -7,7 +7,8 @@
 //! # Expected flow
 //! ADD writes down what it is about to attach (`cache`), runs the delegates in order, default network first, reports `network-status`
 //! through the agent, and answers with the default network's result. DEL runs the same delegates backwards from what was
-//! written down, so it needs neither agent nor API server.
+//! written down, so it needs neither agent nor API server. The agent takes the report and writes it when it can: ADD waits for no answer of
+//! the API server, and fails only where the agent cannot be asked.
 //!
 //! # Guarantees
 //! * An ADD that fails undoes every delegate that it began, last first.

@@ -10,6 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::{ObjectList, PartialObjectMeta};
 use kube::{Api, Client, ResourceExt};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// Objects per page of a list.
@@ -71,6 +72,23 @@ impl Claims {
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => return Ok(used.into_iter().collect()),
+            }
+        }
+    }
+
+    /// The UIDs of the pods that hold these addresses, consistent.
+    pub async fn holders(&self, addresses: &SpanSet) -> Result<HashMap<IpAddr, String>, Failure> {
+        let mut holders = HashMap::new();
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = bounded(self.api.list(&params)).await?;
+            for object in page.items {
+                let address = object.address().filter(|address| addresses.contains(*address));
+                holders.extend(address.and_then(|address| Some((address, object.spec.holder.pod()?.uid.clone()))));
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(holders),
             }
         }
     }

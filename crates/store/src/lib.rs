@@ -9,6 +9,7 @@
 //! | [`cache`] | compact views kept current by a watch |
 //! | [`pods`], [`pools`], [`networks`], [`meta`] | such views, and live reads |
 //! | [`events`] | Kubernetes Events on pods |
+//! | [`leader`] | is a controller at work? |
 //! | [`upstream`] | `status.allocatedIPs` while agents of upstream allocate from it |
 //!
 //! Nothing here decides: what is written comes from `ipam` or from the caller. Every request is bounded in time; a request
@@ -20,6 +21,7 @@ pub mod client;
 pub mod endpoints;
 pub mod events;
 pub mod failure;
+pub mod leader;
 pub mod meta;
 pub mod networks;
 pub mod pods;

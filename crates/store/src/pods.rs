@@ -3,10 +3,10 @@
 use crate::cache::{Cache, Change};
 use crate::failure::{Failure, bounded, optional};
 use crate::meta;
+use ipam::Labels;
 use ipam::liveness::{PodPhase, is_alive};
 use ipam::nad::FIRST_NIC;
 use ipam::owner::OwnerRef;
-use ipam::{Labels, Span, SpanSet};
 use k8s_openapi::api::core::v1::Pod as ApiPod;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -133,18 +133,19 @@ pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option
 /// Pods per page of [`addresses_in_use`].
 const PAGE: u32 = 500;
 
-/// Addresses of all running pods of the cluster, as their own objects tell them.
-pub async fn addresses_in_use(client: &Client) -> Result<SpanSet, Failure> {
+/// Addresses of all running pods of the cluster, as their own objects tell them, with the pods' UIDs.
+pub async fn addresses_in_use(client: &Client) -> Result<Vec<(IpAddr, String)>, Failure> {
     let api: Api<ApiPod> = Api::all(client.clone());
     let mut params = ListParams::default().limit(PAGE);
     let mut addresses = Vec::new();
     loop {
         let page = bounded(api.list(&params)).await?;
-        let pods = page.items.into_iter().map(Pod::from);
-        addresses.extend(pods.flat_map(|pod| pod.addresses()).map(|(address, _)| Span::single(address)));
+        for pod in page.items.into_iter().map(Pod::from) {
+            addresses.extend(pod.addresses().into_iter().map(|(address, _)| (address, pod.uid.clone())));
+        }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
-            None => return Ok(addresses.into_iter().collect()),
+            None => return Ok(addresses),
         }
     }
 }

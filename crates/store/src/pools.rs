@@ -39,8 +39,8 @@ pub struct Pools {
 pub struct Snapshot {
     /// Those that can be used.
     pub pools: ByName,
-    /// Those that cannot.
-    pub broken: Vec<BrokenPool>,
+    /// Those that cannot, and why.
+    pub broken: BTreeMap<String, String>,
     /// Whether the controller made one of them for an application: only these ask for a pod's top controller.
     pub has_auto_created: bool,
 }
@@ -71,7 +71,7 @@ impl Pools {
         for view in self.shared.all().into_iter().chain(self.own.all()) {
             match &*view {
                 Ok(pool) => drop(snapshot.pools.insert(pool.name.clone(), pool.clone())),
-                Err(broken) => snapshot.broken.push(broken.clone()),
+                Err(broken) => drop(snapshot.broken.insert(broken.name.clone(), broken.reason.clone())),
             }
         }
         snapshot.has_auto_created = snapshot.pools.values().any(|pool| pool.is_auto_created());

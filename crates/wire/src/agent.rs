@@ -41,7 +41,7 @@ pub mod path {
     pub const COORDINATOR_CONFIG: &str = "/v1/coordinator/config";
     /// `POST`: the networks a pod asks for. Our own.
     pub const MULTINET_NETWORKS: &str = "/v1/multinet/networks";
-    /// `POST`: writes the pod's `network-status` annotation. Our own.
+    /// `POST`: has the pod's `network-status` annotation written, afterwards. Our own.
     pub const MULTINET_STATUS: &str = "/v1/multinet/status";
     /// `GET` on the health port.
     pub const STARTUP: &str = "/v1/runtime/startup";

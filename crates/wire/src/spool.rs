@@ -71,9 +71,14 @@ impl Spool {
         &self.dir
     }
 
+    /// Makes the directory, durably, unless it is there.
+    pub fn create(&self) -> io::Result<()> {
+        create_durably(&self.dir)
+    }
+
     /// Writes a note and makes it durable.
     pub fn leave(&self, note: &Note) -> io::Result<PathBuf> {
-        create_durably(&self.dir)?;
+        self.create()?;
         let path = self.dir.join(file_name(&note.release));
         // The process's ID keeps two plugins with the same note apart while they write.
         let draft = path.with_extension(format!("{}.tmp", std::process::id()));

@@ -322,7 +322,7 @@ async fn broken_pools_are_named_and_the_others_serve() {
     assert_eq!(status, 500);
     for part in [
         "no IPPool available",
-        "pool reversed cannot be used: ",
+        "pool reversed: cannot be used: ",
         "spec.ips",
         "10.1.0.20-10.1.0.10",
         "fd00::1",
@@ -330,6 +330,11 @@ async fn broken_pools_are_named_and_the_others_serve() {
     ] {
         assert!(error.contains(part), "{part} in {error}");
     }
+    let named = world.pod("named", json!({"ipam.spidernet.io/ippool": r#"{"ipv4":["reversed"]}"#})).await;
+    let (_, error) = agent.add(&named).await;
+    let error = error.as_str().unwrap();
+    assert!(error.contains("pool reversed: cannot be used: ") && !error.contains("not found"), "{error}");
+    assert_eq!(error.matches("cannot be used").count(), 1, "said once: {error}");
     world.pool("good", v4("10.1.0.10")).await;
     eventually("the good pool serves", async || agent.add(&pod).await.0 == 200).await;
 }

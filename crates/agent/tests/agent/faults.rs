@@ -125,10 +125,11 @@ async fn a_kill_in_the_middle_of_adds_leaks_and_doubles_nothing() {
         let _ = one.await; // the connection breaks
     }
     world.set(Weather::Fair);
-    // Half of the pods go while the agent is down.
+    // Half of the pods go while the machine is down.
     for pod in &pods[..20] {
         world.delete_pod(&pod.name).await;
     }
+    world.start_machine();
     let agent = world.agent("node-a").await;
     eventually("claims of pods that are gone are freed", async || {
         world
@@ -231,6 +232,86 @@ async fn an_add_whose_endpoint_was_never_written_is_repeated_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_restart_of_the_agent_frees_no_address_before_the_del() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.11")).await;
+    let agent = world.agent("node-a").await;
+    let (forced, ended) = (world.pod("forced", json!({})).await, world.pod("ended", json!({})).await);
+    for pod in [&forced, &ended] {
+        agent.addresses(pod).await;
+    }
+    let orphan = async || world.endpoint("ended").await.is_some();
+    eventually("the endpoints are written", async || world.endpoints().await.len() == 2).await;
+    agent.kill();
+    // Both are deleted by force; of one the runtime has heard, and so has the plugin.
+    for name in ["forced", "ended"] {
+        world.delete_pod(name).await;
+    }
+    world.spool("node-a").leave(&wire::spool::Note { release: ended.release(), written: 1 }).unwrap();
+    let agent = world.agent("node-a").await;
+    let holders = async || world.claims().await.into_values().collect::<Vec<_>>();
+    eventually("what has ended is freed", async || holders().await == ["forced/eth0"] && !orphan().await).await;
+    let next = world.pod("next", json!({})).await;
+    agent.addresses(&next).await;
+    let (status, error) = agent.add(&world.pod("late", json!({})).await).await;
+    assert!(status == 500 && error.as_str().unwrap().starts_with("all IP addresses used out"), "{error}");
+    // The end waits for what the start has begun.
+    agent.stop().await;
+    assert_eq!(world.claims().await.len(), 2, "the sandbox of the other one may still be there");
+    let agent = world.agent("node-a").await;
+    assert_eq!(agent.del(&forced).await.0, 200);
+    eventually("its DEL frees it", async || holders().await == ["next/eth0"]).await;
+}
+
+#[tokio::test]
+async fn an_address_is_kept_while_somebody_has_its_sandbox_on_record() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
+    let agent = world.agent("node-a").await;
+    let mut pods = Vec::new();
+    for n in 0..8 {
+        let pod = world.pod(&format!("p{n}"), json!({})).await;
+        agent.addresses(&pod).await;
+        pods.push(pod);
+    }
+    let [multinet, multus, runtime, gone @ ..] = pods.as_slice() else { panic!("eight pods") };
+    let files = [
+        format!("multinet/{}-eth0.json", multinet.container),
+        format!("multus/{}", multus.container),
+        format!("results/net-{}-eth0", runtime.container),
+    ];
+    for file in &files {
+        let path = world.cni_dir().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "{}").unwrap();
+    }
+    agent.kill();
+    for pod in &pods {
+        world.delete_pod(&pod.name).await;
+    }
+    *world.no_del.lock().unwrap() = Duration::ZERO;
+    let agent = world.agent("node-a").await;
+    let kept = ["p0/eth0", "p1/eth0", "p2/eth0"].map(str::to_owned);
+    let holders = async || {
+        let mut holders: Vec<String> = world.claims().await.into_values().collect();
+        holders.sort();
+        holders
+    };
+    eventually("the others are freed", async || {
+        let holders = holders().await;
+        gone.iter().all(|pod| !holders.contains(&format!("{}/eth0", pod.name)))
+    })
+    .await;
+    // The end waits for what was begun; the next agent looks once more.
+    agent.stop().await;
+    assert_eq!(holders().await, kept);
+    // The records outlive the machine's end, the sandboxes do not.
+    world.start_machine();
+    let _agent = world.agent("node-a").await;
+    eventually("a start of the machine has ended all sandboxes", async || holders().await.is_empty()).await;
+}
+
+#[tokio::test]
 #[ignore = "netns"]
 async fn the_address_of_a_sandbox_that_outlives_its_pod_is_kept() {
     let world = World::new().await;
@@ -244,9 +325,10 @@ async fn the_address_of_a_sandbox_that_outlives_its_pod_is_kept() {
     for name in ["kept", "freed"] {
         world.delete_pod(name).await;
     }
-    // A forced deletion: the runtime has not heard of it yet, and the pair of the coordinator is still there.
+    // A forced deletion: the runtime has not heard of it for long, and the pair of the coordinator is still there.
     let pair = wire::cni::host_veth(&kept.container);
     ip(&["link", "add", &pair, "type", "veth", "peer", "name", "inner"]);
+    *world.no_del.lock().unwrap() = Duration::ZERO;
     let agent = world.agent("node-a").await;
     let holders = async || world.claims().await.into_values().collect::<Vec<_>>();
     eventually("the other one's is freed", async || holders().await == ["kept/eth0"]).await;

@@ -17,6 +17,8 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Where the release notes of this socket would be.
+        let _ = std::fs::remove_dir_all(wire::spool::Spool::of_socket(&self.socket).dir());
     }
 }
 

@@ -74,6 +74,34 @@ async fn nics_are_released_one_by_one() {
 }
 
 #[tokio::test]
+async fn the_endpoint_names_no_address_that_the_end_of_the_pod_freed() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({"k8s.v1.cni.cncf.io/networks": "x"})).await;
+    agent.addresses(&pod).await;
+    let second = agent.add(&pod.nic("net1")).await.1;
+    let nics = async || {
+        let current = world.endpoint("web").await.and_then(|endpoint| endpoint.status).unwrap_or_default().current;
+        current.ips.into_iter().map(|nic| nic.interface).collect::<Vec<_>>()
+    };
+    eventually("the endpoint tells of both", async || nics().await == ["eth0", "net1"]).await;
+    // While the pod lives its address waits for it; the end of the pod frees it.
+    assert_eq!(agent.del(&pod).await.0, 200);
+    assert_eq!(world.claims().await.len(), 2);
+    world.delete_pod("web").await;
+    eventually("only net1 is in use", async || world.claims().await.into_values().eq(["web/net1".to_owned()])).await;
+    eventually("and the endpoint says so", async || nics().await == ["net1"]).await;
+    let path = "/v1/workloadendpoint?podName=web&podNamespace=ns1";
+    let told = crate::world::call(&agent.socket, "GET", path, &serde_json::Value::Null).await.1;
+    let address = second["ips"].as_array().unwrap().iter().find(|ip| ip["nic"] == "net1").unwrap()["address"].clone();
+    assert_eq!(told["interfaces"].as_array().unwrap().len(), 1, "{told}");
+    assert_eq!(told["interfaces"][0]["ipv4"], address);
+    assert_eq!(agent.del(&pod.nic("net1")).await.0, 200);
+    eventually("nothing is left", async || world.claims().await.is_empty() && world.endpoints().await.is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_runtime_that_passes_no_uid_is_served_all_the_same() {
     let world = World::new().await;
     world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;

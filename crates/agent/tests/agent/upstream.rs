@@ -1,7 +1,7 @@
 //! The move from upstream Spiderpool, on one node: agents of both kinds at work, and what pods have that nobody claimed.
 
 use crate::upstream_agent::Upstream;
-use crate::world::{Agent, Target, Weather, World, bare, eventually, v4};
+use crate::world::{Agent, PATIENCE, Target, Weather, World, bare, eventually, v4};
 use futures::{StreamExt, stream};
 use k8s_api::{SpiderIP, SpiderIPPool};
 use k8s_openapi::api::core::v1::Pod;
@@ -159,30 +159,137 @@ async fn a_pool_whose_records_cannot_be_read_gives_nothing_and_says_so() {
     eventually("mended, it serves", async || agent.add(&pod).await.0 == 200).await;
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
+const LEASE: &str = "GET spiderpool-controller-leases";
+
 #[tokio::test]
 async fn a_new_pool_serves_once_the_controller_has_looked_at_it() {
     let world = World::new().await;
     world.new_pool("p", v4("10.1.0.10-10.1.0.13")).await;
+    world.lease("controller-a", "2999-01-01T00:00:00.000000Z").await;
+    *world.new_pools.lock().unwrap() = HOUR;
     let agent = world.agent("node-a").await;
     let pod = world.pod("web", json!({})).await;
     let look = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(world.claims().await.is_empty());
+        eventually("the ADD asks whether a controller is at work", async || world.was_asked(LEASE)).await;
         world.pool_status("p", json!({"source": "SpiderIP"})).await;
+        // Had the agent looked at pods itself, it would have claimed an address by now.
+        assert!(world.claims().await.is_empty());
     };
-    let (answer, ()) = tokio::join!(agent.add(&pod), look);
+    world.set(Weather::NoPods);
+    let (answer, ()) = tokio::join!(within_patience(agent.add(&pod)), look);
     assert_eq!(answer.0, 200, "{}", answer.1);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_controller_that_is_not_at_work() {
+    for (holder, renewed) in [(None, ""), (Some(""), "2999-01-01"), (Some("controller-a"), "2026-01-01")] {
+        let world = World::new().await;
+        if let Some(holder) = holder {
+            world.lease(holder, &format!("{renewed}T00:00:00.000000Z")).await;
+        }
+        world.new_pool("p", v4("10.1.0.10-10.1.0.13")).await;
+        *world.new_pools.lock().unwrap() = HOUR;
+        let agent = world.agent("node-a").await;
+        let pod = world.pod("web", json!({})).await;
+        let (status, answer) = within_patience(agent.add(&pod)).await;
+        assert_eq!(status, 200, "{holder:?} {renewed}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_controller_that_does_not_get_it_done_is_not_waited_for_for_ever() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.13")).await;
+    world.lease("controller-a", "2999-01-01T00:00:00.000000Z").await;
+    let agent = world.agent("node-a").await;
+    assert_eq!(within_patience(agent.add(&world.pod("web", json!({})).await)).await.0, 200);
+}
+
+#[tokio::test]
+async fn without_a_controller_a_new_pool_is_looked_at_before_a_pod_asks_for_it() {
+    let world = World::new().await;
+    let agent = world.agent("node-a").await;
+    world.new_pool("p", v4("10.1.0.10-10.1.0.11")).await;
+    running_on(&world, "old", "node-b", "10.1.0.10").await;
+    let pod = world.pod("web", json!({})).await;
+    world.requests.lock().unwrap().clear();
+    eventually("the agent looks at pods by itself", async || world.was_asked(LEASE) && world.was_asked("GET pods"))
+        .await;
+    // From here on an ADD that had to look would find nothing out.
+    world.set(Weather::NoPods);
+    eventually("it has seen enough", async || agent.add(&pod).await.0 == 200).await;
+    assert_eq!(world.claims().await.into_keys().collect::<Vec<_>>(), ["10.1.0.11"]);
+}
+
+/// The answer, however long it takes, but not for ever.
+async fn within_patience<T>(answer: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, answer).await.expect("an answer")
+}
+
+/// A pod of an earlier installation: it runs, and nobody has claimed its address.
+async fn running_on(world: &World, name: &str, node: &str, address: &str) -> Target {
+    let pod = world.pod_on(name, node, json!({})).await;
+    let status = json!({"status": {"phase": "Running", "podIPs": [{"ip": address}]}});
+    world.pods().patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    pod
+}
+
+#[tokio::test]
+async fn what_pods_with_claims_had_is_given_again_without_a_controller() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10")).await;
+    let agent = world.agent("node-a").await;
+    let first = world.pod("first", json!({})).await;
+    assert_eq!(agent.addresses(&first).await, ["10.1.0.10"]);
+    let status = json!({"status": {"phase": "Running", "podIPs": [{"ip": "10.1.0.10"}]}});
+    world.pods().patch_status("first", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    // Another new pool makes the agent look at the pods that run.
+    world.new_pool("q", json!({"subnet": "10.2.0.0/16", "ips": ["10.2.0.10"]})).await;
+    let other = world.pod("other", json!({"ipam.spidernet.io/ippool": r#"{"ipv4":["q"]}"#})).await;
+    eventually("the agent has seen the pool", async || agent.add(&other).await.0 == 200).await;
+    world.delete_pod("first").await;
+    assert_eq!(agent.del(&first).await.0, 200);
+    eventually("the address is free", async || claim(&world, "10.1.0.10").await.is_none()).await;
+    // Not even a look at the pods is needed.
+    world.set(Weather::NoPods);
+    assert_eq!(agent.addresses(&world.pod("next", json!({})).await).await, ["10.1.0.10"]);
+}
+
+#[tokio::test]
+async fn what_pods_without_claims_had_is_given_once_they_are_gone() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10")).await;
+    running_on(&world, "old", "node-b", "10.1.0.10").await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    let (status, error) = agent.add(&pod).await;
+    assert!(status == 500 && error.as_str().unwrap().starts_with("all IP addresses used out"), "{error}");
+    world.delete_pod("old").await;
+    eventually("the agent looks again", async || agent.add(&pod).await.0 == 200).await;
+}
+
+#[tokio::test]
+async fn what_the_agent_found_out_counts_until_the_controller_has_looked() {
+    let world = World::new().await;
+    world.new_pool("p", v4("10.1.0.10")).await;
+    running_on(&world, "old", "node-b", "10.1.0.10").await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    assert_eq!(agent.add(&pod).await.0, 500);
+    // The pod is gone when the controller looks, and the agent's own knowledge stays what it is.
+    world.set(Weather::NoPods);
+    world.delete_pod("old").await;
+    world.pool_status("p", json!({"source": "SpiderIP", "sourceIPs": ["10.1.0.10"]})).await;
+    eventually("the controller knows better", async || agent.add(&pod).await.0 == 200).await;
 }
 
 #[tokio::test]
 async fn without_a_controller_the_agent_looks_at_a_new_pool_itself() {
     let world = World::new().await;
     world.new_pool("p", v4("10.1.0.10-10.1.0.11")).await;
+    running_on(&world, "old", "node-b", "10.1.0.10").await;
     let agent = world.agent("node-a").await;
-    // A pod of an earlier installation, on another node, whose address nobody claimed.
-    world.pod_on("old", "node-b", json!({})).await;
-    let status = json!({"status": {"phase": "Running", "podIPs": [{"ip": "10.1.0.10"}]}});
-    world.pods().patch_status("old", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
     let pod = world.pod("web", json!({})).await;
     assert_eq!(agent.addresses(&pod).await, ["10.1.0.11"]);
     let (status, error) = agent.add(&world.pod("late", json!({})).await).await;
@@ -190,9 +297,7 @@ async fn without_a_controller_the_agent_looks_at_a_new_pool_itself() {
     assert!(claim(&world, "10.1.0.10").await.is_none(), "the other node's agent, or the controller, claims it");
 
     // The same for addresses that the pool is given later.
-    world.pod_on("older", "node-b", json!({})).await;
-    let status = json!({"status": {"phase": "Running", "podIPs": [{"ip": "10.1.0.12"}]}});
-    world.pods().patch_status("older", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    running_on(&world, "older", "node-b", "10.1.0.12").await;
     let wider = Patch::Merge(json!({"spec": v4("10.1.0.10-10.1.0.13")}));
     world.api::<SpiderIPPool>().patch("p", &PatchParams::default(), &wider).await.unwrap();
     let pod = world.pod("next", json!({})).await;

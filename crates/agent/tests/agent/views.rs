@@ -1,6 +1,6 @@
 //! What other plugins ask: coordinator configuration, endpoint, networks.
 
-use crate::world::{World, call, eventually, v4};
+use crate::world::{Weather, World, call, eventually, v4};
 use k8s_api::{NetworkAttachmentDefinition, SpiderCoordinator};
 use kube::Api;
 use serde_json::{Value, json};
@@ -159,9 +159,8 @@ async fn the_network_status_is_written_to_this_very_pod() {
     let status = r#"[{"name":"kube-system/a","interface":"eth0"}]"#;
     let args = json!({"podNamespace": "ns1", "podName": "web", "podUID": pod.uid, "networkStatus": status});
     assert_eq!(call(&agent.socket, "POST", "/v1/multinet/status", &args).await.0, 200);
-    let annotations = async || world.pods().get("web").await.unwrap().metadata.annotations.unwrap();
-    assert_eq!(annotations().await["k8s.v1.cni.cncf.io/network-status"], status);
-    assert_eq!(annotations().await["keep"], "me");
+    eventually("it is written", async || network_status(&world, "web").await.as_deref() == Some(status)).await;
+    assert_eq!(world.pods().get("web").await.unwrap().metadata.annotations.unwrap()["keep"], "me");
     let written: Vec<String> =
         world.requests.lock().unwrap().iter().filter(|one| !one.starts_with("GET ")).cloned().collect();
     assert_eq!(written, ["PATCH status"], "it has no right to patch pods");
@@ -171,9 +170,33 @@ async fn the_network_status_is_written_to_this_very_pod() {
     assert_eq!((code, error), (500, "networkStatus of Pod ns1/web is not a JSON array".into()));
     world.delete_pod("web").await;
     world.pod("web", json!({})).await;
-    eventually("the old pod's status is refused", async || {
-        call(&agent.socket, "POST", "/v1/multinet/status", &args).await.0 == 500
-    })
-    .await;
-    assert!(world.pods().get("web").await.unwrap().metadata.annotations.is_none());
+    assert_eq!(call(&agent.socket, "POST", "/v1/multinet/status", &args).await.0, 200);
+    // The end waits for what is to be written.
+    agent.stop().await;
+    assert_eq!(network_status(&world, "web").await, None, "it is not the old pod any more");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_network_status_that_cannot_be_written() {
+    let world = World::new().await;
+    let agent = world.agent("node-a").await;
+    let (pod, gone) = (world.pod("web", json!({})).await, world.pod("gone", json!({})).await);
+    let args = |pod: &crate::world::Target, status: &str| json!({"podNamespace": "ns1", "podName": pod.name, "podUID": pod.uid, "networkStatus": status});
+    world.set(Weather::Gone);
+    for args in [args(&pod, "[]"), args(&gone, "[]"), args(&pod, r#"[{"name":"newer"}]"#)] {
+        assert_eq!(call(&agent.socket, "POST", "/v1/multinet/status", &args).await, (200, "".into()));
+    }
+    world.delete_pod("gone").await;
+    world.pod("gone", json!({})).await;
+    world.set(Weather::Fair);
+    let newer = r#"[{"name":"newer"}]"#;
+    eventually("the newest is written", async || network_status(&world, "web").await.as_deref() == Some(newer)).await;
+    agent.stop().await;
+    assert_eq!(network_status(&world, "web").await.as_deref(), Some(newer));
+    assert_eq!(network_status(&world, "gone").await, None, "what was for another pod of the name is dropped");
+}
+
+async fn network_status(world: &World, pod: &str) -> Option<String> {
+    let annotations = world.pods().get(pod).await.unwrap().metadata.annotations?;
+    annotations.get("k8s.v1.cni.cncf.io/network-status").cloned()
 }

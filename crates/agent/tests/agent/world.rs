@@ -7,6 +7,7 @@ use axum::body::Body;
 use daemon::{Env, Readiness, Stop, Tasks};
 use http::{Request, Response, StatusCode};
 use k8s_api::{SpiderEndpoint, SpiderIP, SpiderIPPool};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -45,6 +46,8 @@ pub enum Weather {
     NoEndpoints,
     /// The status of pools is refused as the chart's policy refuses that of one which is taken over.
     TakenOver,
+    /// No request for pods of all nodes arrives.
+    NoPods,
 }
 
 /// The API server and what agents of one test share.
@@ -54,6 +57,11 @@ pub struct World {
     pub dir: TempDir,
     pub weather: Arc<Mutex<Weather>>,
     pub requests: Arc<Mutex<Vec<String>>>,
+    /// How long agents that are started from now on leave the addresses of a pod that is gone without a `DEL`.
+    pub no_del: Mutex<Duration>,
+    /// How long new pools wait for a controller that is at work, with agents that are started from now on.
+    pub new_pools: Mutex<Duration>,
+    boots: AtomicU64,
     uids: AtomicU64,
 }
 
@@ -71,8 +79,12 @@ impl World {
             dir: tempfile::tempdir().unwrap(),
             weather: Arc::default(),
             requests: Arc::default(),
+            no_del: Mutex::new(agent::recover::NO_DEL),
+            new_pools: Mutex::new(agent::upstream::NEW_POOLS),
+            boots: AtomicU64::new(0),
             uids: AtomicU64::new(0),
         };
+        world.start_machine();
         world.namespace("ns1", json!({})).await;
         world.node("node-a", json!({})).await;
         world
@@ -170,6 +182,36 @@ impl World {
         api.list(&ListParams::default()).await.unwrap().items
     }
 
+    /// Somebody renewed the controller's Lease at that time.
+    pub async fn lease(&self, holder: &str, renewed: &str) {
+        let object = json!({
+            "metadata": {"name": "spiderpool-controller-leases"},
+            "spec": {"holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 15}
+        });
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), "kube-system");
+        api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    }
+
+    /// Whether agents have asked for this, in the words of `requests`.
+    pub fn was_asked(&self, request: &str) -> bool {
+        self.requests.lock().unwrap().iter().any(|one| one == request)
+    }
+
+    /// The machine is started, for the first time or anew: agents that are started from now on see that.
+    pub fn start_machine(&self) {
+        let boot = self.boots.fetch_add(1, Ordering::Relaxed);
+        std::fs::write(self.boot_id(), format!("boot-{boot}")).unwrap();
+    }
+
+    fn boot_id(&self) -> PathBuf {
+        self.dir.path().join("boot-id")
+    }
+
+    /// Where runtimes and meta plugins of the machine keep what they attached.
+    pub fn cni_dir(&self) -> PathBuf {
+        self.dir.path().join("cni")
+    }
+
     pub fn set(&self, weather: Weather) {
         *self.weather.lock().unwrap() = weather;
     }
@@ -187,6 +229,9 @@ impl World {
                 match now {
                     Weather::Gone => return Err(std::io::Error::other("connection refused")),
                     Weather::NoEndpoints if request.uri().path().contains("/spiderendpoints") => {
+                        return Err(std::io::Error::other("connection refused"));
+                    }
+                    Weather::NoPods if is_of_all_pods(request.uri()) => {
                         return Err(std::io::Error::other("connection refused"));
                     }
                     Weather::Refusing if is_write => {
@@ -255,6 +300,9 @@ impl World {
         let env: Env = basic.iter().chain(env).copied().collect();
         let mut settings = Settings::new(&env, daemon::config::load(&file).unwrap().config).unwrap();
         settings.spool_root = self.dir.path().join("spool");
+        (settings.cni_dir, settings.boot_id) = (self.cni_dir(), self.boot_id());
+        settings.no_del = *self.no_del.lock().unwrap();
+        settings.new_pools = *self.new_pools.lock().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, readiness) = (Stop::new(), Readiness::default());
         let (client, tasks, ready) = (self.exposed_client(), Tasks::new(stop.clone()), readiness.clone());
@@ -272,6 +320,10 @@ impl World {
         let running = Some(running);
         Agent { socket, runtime: Some(runtime), stop, readiness, running, health, metrics }
     }
+}
+
+fn is_of_all_pods(uri: &http::Uri) -> bool {
+    uri.path() == "/api/v1/pods" && !uri.query().unwrap_or_default().contains("spec.nodeName")
 }
 
 /// A running agent. Dropping it is `kill -9`: its runtime stops wherever it is.

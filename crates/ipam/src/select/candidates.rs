@@ -120,7 +120,8 @@ fn cluster_default(request: &Request<'_>) -> Result<(Source, Vec<NicCandidates>)
     };
     let families: Vec<Candidate> = Family::BOTH.into_iter().filter_map(of_family).collect();
     if families.is_empty() {
-        return Err(SelectError::NoSource { nic: request.nic.to_owned() });
+        let unusable = request.unusable.iter().map(|(name, reason)| unusable(name, reason)).collect();
+        return Err(SelectError::NoSource { nic: request.nic.to_owned(), unusable });
     }
     let nic = NicCandidates { nic: request.nic.to_owned(), clean_gateway: request.cni.clean_gateway, families };
     Ok((Source::ClusterDefault, vec![nic]))
@@ -131,25 +132,35 @@ fn resolve(request: &Request<'_>, family: Family, names: &[String]) -> Result<Ca
     let mut candidate = Candidate { family, pools: Vec::new(), rejected: Vec::new() };
     let mut seen: Vec<&str> = Vec::new();
     for name in names {
-        let found: Vec<&Arc<Pool>> = if Pattern::is_pattern(name) {
-            let pattern = Pattern::parse(name).map_err(|error| SelectError::WrongInput(error.to_string()))?;
-            let of_family = request.pools.values().filter(|pool| pool.family == family);
-            of_family.filter(|pool| pattern.matches(&pool.name)).collect()
-        } else {
-            request.pools.get(name).into_iter().collect()
+        let pattern = match Pattern::is_pattern(name) {
+            true => Some(Pattern::parse(name).map_err(|error| SelectError::WrongInput(error.to_string()))?),
+            false => None,
         };
+        let is_meant = |one: &str| pattern.as_ref().map_or(one == name, |pattern| pattern.matches(one));
+        let found: Vec<&Arc<Pool>> = match &pattern {
+            Some(_) => {
+                let of_family = request.pools.values().filter(|pool| pool.family == family);
+                of_family.filter(|pool| is_meant(&pool.name)).collect()
+            }
+            None => request.pools.get(name).into_iter().collect(),
+        };
+        // What makes a pool unusable may be its family: then it is told for both.
+        let broken = request.unusable.iter().filter(|(one, _)| is_meant(one) && !request.pools.contains_key(*one));
+        let broken: Vec<Rejection> = broken.map(|(one, reason)| unusable(one, reason)).collect();
         if found.is_empty() {
-            let reason = if Pattern::is_pattern(name) {
-                format!("pattern matches no {family} IPPool")
-            } else {
-                "IPPool not found, or bound to another node (unmatched Node name)".to_owned()
-            };
-            candidate.rejected.push(Rejection { pool: name.clone(), reason });
+            if broken.is_empty() {
+                let reason = match &pattern {
+                    Some(_) => format!("pattern matches no {family} IPPool"),
+                    None => "IPPool not found, or bound to another node (unmatched Node name)".to_owned(),
+                };
+                candidate.rejected.push(Rejection { pool: name.clone(), reason });
+            }
             if seen.contains(&name.as_str()) {
                 return Err(duplicate(name));
             }
             seen.push(name);
         }
+        candidate.rejected.extend(broken);
         for pool in found {
             if seen.contains(&pool.name.as_str()) {
                 return Err(duplicate(&pool.name));
@@ -159,6 +170,10 @@ fn resolve(request: &Request<'_>, family: Family, names: &[String]) -> Result<Ca
         }
     }
     Ok(candidate)
+}
+
+fn unusable(pool: &str, reason: &str) -> Rejection {
+    Rejection { pool: pool.to_owned(), reason: format!("cannot be used: {reason}") }
 }
 
 fn duplicate(pool: &str) -> SelectError {

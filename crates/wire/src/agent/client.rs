@@ -158,7 +158,7 @@ impl Client {
         self.fetch("POST", path::MULTINET_NETWORKS, args)
     }
 
-    /// Writes the pod's `network-status`.
+    /// Has the pod's `network-status` written.
     pub fn network_status(&self, args: &StatusArgs) -> Result<(), Error> {
         self.send("POST", path::MULTINET_STATUS, args)
     }
