@@ -35,13 +35,13 @@ pub struct Metrics {
     cni: Family<[(&'static str, &'static str); 2], Histogram>,
 }
 
-/// What a plugin asks for, as the label says it.
+/// What a plugin asks for that gives addresses back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Release {
+pub enum Command {
     /// A `DEL`.
     Del,
     /// All addresses of a sandbox, because one is in use by somebody else or a gateway is dead.
-    Conflict,
+    Release,
 }
 
 /// Series that both kinds of request have.
@@ -102,11 +102,11 @@ impl Metrics {
     }
 
     /// A release ended.
-    pub fn released(&self, what: Release, took: Duration, failure: Option<Class>) {
+    pub fn released(&self, command: Command, took: Duration, failure: Option<Class>) {
         self.release.ended(took, failure);
-        let command = match what {
-            Release::Del => "DEL",
-            Release::Conflict => "RELEASE",
+        let command = match command {
+            Command::Del => "DEL",
+            Command::Release => "RELEASE",
         };
         self.answered(command, took, failure);
     }
@@ -218,8 +218,8 @@ mod tests {
         let metrics = Metrics::new(&mut registry);
         metrics.added(Duration::from_millis(20), None);
         metrics.added(Duration::from_millis(40), Some(Class::UsedOut));
-        metrics.released(Release::Del, Duration::from_millis(10), Some(Class::Internal));
-        metrics.released(Release::Conflict, Duration::from_millis(400), None);
+        metrics.released(Command::Del, Duration::from_millis(10), Some(Class::Internal));
+        metrics.released(Command::Release, Duration::from_millis(400), None);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [

@@ -57,7 +57,7 @@ pub async fn release(agent: &Agent, args: ReleaseArgs) -> Result<(), Lost> {
         Ok(()) => Ok(()),
         Err(failure) => leave_note(agent, args, failure).await,
     };
-    agent.metrics.released(metrics::Release::Del, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
+    agent.metrics.released(metrics::Command::Del, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
     outcome
 }
 
@@ -150,7 +150,7 @@ pub enum BatchFailure {
 pub async fn release_batch(agent: &Agent, args: BatchReleaseArgs) -> Result<(), BatchFailure> {
     let started = Instant::now();
     let outcome = attempt_batch(agent, args).await;
-    agent.metrics.released(metrics::Release::Conflict, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
+    agent.metrics.released(metrics::Command::Release, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
     outcome
 }
 

@@ -3,7 +3,7 @@
 //! What is admitted is admitted on the word of this watch and of our own memory: pools that this process has
 //! admitted in the last moments and that the watch may not show yet, so two overlapping pools created at the same instant
 //! do not pass. What is refused because of another pool is refused on the word of the API itself: a watch may still show a
-//! pool that is gone. What is wrong with a pool beside any others is refused without asking anybody.
+//! pool that is gone. What is wrong with a pool by itself is refused without asking anybody, and what the watch says is told beside it.
 
 use std::{
     collections::HashMap,
@@ -132,8 +132,14 @@ impl Peers {
     /// What the rule says of the pool by itself, unless its name may be taken: that goes before everything else.
     fn refused_alone(&self, rule: impl Fn(&[Peer]) -> Result<(), Refusal>) -> Option<Refusal> {
         let refusal = rule(&[]).err()?;
-        let beside = self.watched().map(|watched| rule(&watched));
-        (beside != Some(Err(Refusal::AlreadyExists))).then_some(refusal)
+        let beside = self.watched().and_then(|watched| rule(&watched).err());
+        match (refusal, beside) {
+            (_, Some(Refusal::AlreadyExists)) => None,
+            (Refusal::Invalid(own), Some(Refusal::Invalid(all))) if own.iter().all(|error| all.contains(error)) => {
+                Some(Refusal::Invalid(all))
+            }
+            (refusal, _) => Some(refusal),
+        }
     }
 
     /// The pools that were admitted and may or may not be stored, other than `name`.
@@ -201,6 +207,13 @@ mod tests {
         *peers.watched.write().unwrap() = Some([(watched.name.clone(), watched)].into());
         let rows = [
             ("outside", "new", spec("10.1.0.0/24", "10.2.0.1"), "spec.ips[0]: Invalid", 0),
+            (
+                "both",
+                "new",
+                spec("10.1.0.0/24", "10.1.0.1-10.2.0.1"),
+                "; spec.ips: Forbidden: overlap with IPPool gone",
+                0,
+            ),
             ("bad family", "new", spec("fd00::/64", "fd00::1"), "spec.subnet: Invalid", 0),
             ("an address of a pool that is gone", "new", spec("10.1.0.0/24", "10.1.0.1"), "admitted", 1),
             (
@@ -220,7 +233,7 @@ mod tests {
             };
             let told = match peers.judge(&client, name, Some(&spec), rule).await.unwrap() {
                 Ok(()) => "admitted".to_owned(),
-                Err(Refusal::Invalid(errors)) => errors[0].to_string(),
+                Err(Refusal::Invalid(errors)) => errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
                 Err(other) => format!("{other:?}"),
             };
             assert!(told.contains(expected), "{what}: {told}");
