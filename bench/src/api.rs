@@ -295,7 +295,7 @@ where
     let mut page = ListParams::default().limit(500);
     loop {
         let list = api.list_metadata(&page).await?;
-        futures::stream::iter(list.items.iter().map(|object| object.name_any()))
+        futures::stream::iter(list.items.into_iter().filter_map(|object| object.metadata.name))
             .map(|name| async move {
                 match api.delete(&name, how).await {
                     Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

@@ -150,7 +150,11 @@ pub enum BatchFailure {
 pub async fn release_batch(agent: &Agent, args: BatchReleaseArgs) -> Result<(), BatchFailure> {
     let started = Instant::now();
     let outcome = attempt_batch(agent, args).await;
-    agent.metrics.released(metrics::Command::Release, started.elapsed(), outcome.as_ref().err().map(|_| Class::Internal));
+    agent.metrics.released(
+        metrics::Command::Release,
+        started.elapsed(),
+        outcome.as_ref().err().map(|_| Class::Internal),
+    );
     outcome
 }
 

@@ -94,18 +94,16 @@ fn pair_of(containers: &BTreeSet<String>) -> Option<String> {
 /// one of its DEL (multinet, Multus), from the end of its ADD on (runtimes that use the CNI project's library).
 fn entry_of(cni_dir: &Path, container: &str) -> Option<String> {
     let (head, middle) = (format!("{container}-"), format!("-{container}-"));
-    let is_entry: [(&str, &dyn Fn(&str) -> bool); 3] = [
-        ("multinet", &|name| name.starts_with(&head) && name.ends_with(".json")),
-        ("multus", &|name| name == container),
-        ("results", &|name| name.contains(&middle)),
-    ];
-    is_entry.iter().find_map(|(folder, is_entry)| {
+    let entry_in = |folder: &str, is_entry: &dyn Fn(&str) -> bool| {
         let folder = cni_dir.join(folder);
         match find(&folder, is_entry) {
             Ok(found) => found.map(|name| format!("file {}", folder.join(name).display())),
             Err(error) => Some(format!("{} cannot be read: {error}", folder.display())),
         }
-    })
+    };
+    entry_in("multinet", &|name| name.starts_with(&head) && name.ends_with(".json"))
+        .or_else(|| entry_in("multus", &|name| name == container))
+        .or_else(|| entry_in("results", &|name| name.contains(&middle)))
 }
 
 fn find(folder: &Path, is_meant: &dyn Fn(&str) -> bool) -> io::Result<Option<String>> {

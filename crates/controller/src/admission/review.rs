@@ -84,9 +84,9 @@ pub struct Answer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     status: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    patch_type: Option<String>,
+    patch_type: Option<Box<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    patch: Option<String>,
+    patch: Option<Box<str>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -158,7 +158,7 @@ impl Answer {
             return Self::allowed();
         }
         let text = serde_json::to_vec(patch).expect("a patch is JSON");
-        Self { patch_type: Some("JSONPatch".to_owned()), patch: Some(STANDARD.encode(text)), ..Self::allowed() }
+        Self { patch_type: Some("JSONPatch".into()), patch: Some(STANDARD.encode(text).into()), ..Self::allowed() }
     }
 
     /// No, by a rule.

@@ -55,6 +55,7 @@ async fn answer(client: &Client, path: &str, length: usize) -> (StatusCode, Stri
         guard_deletion: false,
         coordinator: true,
         multus: true,
+        subnet: false,
     };
     let mut object = pool(json!({}));
     object["metadata"] = json!({"name": "p", "annotations": {"a": ""}});
