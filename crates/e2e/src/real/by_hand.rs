@@ -27,6 +27,7 @@ pub fn tell(product: &Product<'_>, report: &mut Report) {
     report.check("H7", "the chart rendered and applied, without hooks", applied(product));
     report.check("H8", "API, kernel, pods and pools agree", product.agreement());
     report.check("H9", "removed by hand, without controller and hooks: nothing is left", removed(product));
+    report.check("H10", "and on the nodes", removed_on_nodes(product));
 }
 
 fn installed(product: &Product<'_>) -> Result<Verdict> {
@@ -146,4 +147,16 @@ fn removed(product: &Product<'_>) -> Result<Verdict> {
     let took = product.remove(product.guides.uninstall.script("If it hangs", 1)?)?;
     product.play(product.guides.uninstall.script("If it hangs", 2)?)?;
     leaving::in_the_end(took, || left(product.access))
+}
+
+fn removed_on_nodes(product: &Product<'_>) -> Result<Verdict> {
+    let script = product.guides.uninstall.script("If it hangs", 3)?;
+    let (mut before, mut left) = (0, Vec::new());
+    for node in &product.access.cluster()?.options().nodes {
+        before += leaving::files(product, node)?.len();
+        product.access.on(node, &["sh", "-euc", script])?.expect_success()?;
+        left.extend(leaving::files(product, node)?.into_iter().map(|file| format!("{node}:{file}")));
+    }
+    let seen = format!("{before} files and folders before, now: {}", left.join(", "));
+    Ok(Verdict::new(before > 0 && left.is_empty(), "none of the files", seen))
 }

@@ -128,7 +128,7 @@ fn deleted(product: &Product<'_>) -> Result<Verdict> {
 }
 
 /// Files of the product on a node.
-fn files(product: &Product<'_>, node: &str) -> Result<Vec<String>> {
+pub fn files(product: &Product<'_>, node: &str) -> Result<Vec<String>> {
     let script = "ls -1 /opt/cni/bin/spiderpool /opt/cni/bin/coordinator /opt/cni/bin/multinet /opt/cni/bin/multus \
                   /opt/cni/bin/.spiderpool-plugins /etc/cni/net.d/00-* /etc/cni/net.d/multus.d 2>/dev/null; true";
     let list = product.access.on(node, &["sh", "-c", script])?.expect_success()?;
