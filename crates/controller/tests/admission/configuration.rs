@@ -21,22 +21,23 @@ async fn subnets_say_that_they_are_not_available() {
     world.end().await;
 }
 
-/// What the API server answers beside the object.
+/// Code of the answer, and the warnings in it that are of the webhook; the API server has its own about the finalizer.
 async fn warnings(client: &Client, method: &str, path: &str, content_type: &str, body: &Value) -> (u16, Vec<String>) {
     let request = http::Request::builder().method(method).uri(format!("/apis/spiderpool.spidernet.io/v2beta1/{path}"));
     let request =
         request.header("content-type", content_type).body(kube::client::Body::from(body.to_string().into_bytes()));
     let response = client.send(request.unwrap()).await.unwrap();
     let texts = response.headers().get_all("warning").iter().map(|text| text.to_str().unwrap().to_owned());
-    (response.status().as_u16(), texts.collect())
+    (response.status().as_u16(), texts.filter(|text| text.contains("SpiderSubnet")).collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subnets_that_are_switched_on_are_checked_and_stored_with_a_warning() {
     let world = World::with("enableIPv4: true\nenableIPv6: true\nenableSpiderSubnet: true\n", &[]).await;
     let client = &world.client;
-    let subnet = |name: &str, spec: Value| json!({"apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderSubnet", "metadata": {"name": name}, "spec": spec});
-    let given = subnet("dmz", json!({"subnet": "10.9.0.0/24", "ips": ["10.9.0.11-10.9.0.20", "10.9.0.10"]}));
+    let spec = json!({"subnet": "10.9.0.0/24", "ips": ["10.9.0.11-10.9.0.20", "10.9.0.10"]});
+    let (version, kind) = ("spiderpool.spidernet.io/v2beta1", "SpiderSubnet");
+    let given = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "dmz"}, "spec": spec});
     let (code, texts) = warnings(client, "POST", "spidersubnets", "application/json", &given).await;
     assert!(
         code == 201 && texts.len() == 1 && texts[0].contains("makes nothing of a SpiderSubnet"),
