@@ -191,7 +191,7 @@ pub fn bad_stdin(kind: &str) -> Vec<(Vec<u8>, u64, &'static str)> {
         (whole[..whole.len() / 2].to_vec(), 6, "is cut short after"),
         (large, 6, "is longer than 1048576 bytes"),
         (b"PK\x03\x04 not json".to_vec(), 6, "is not JSON"),
-        (b"[1,2]".to_vec(), 7, "is invalid"),
+        (b"[1,2]".to_vec(), 6, "is an array, a JSON object is expected"),
         ([whole.clone(), b"}".to_vec()].concat(), 6, "more text behind"),
         (conf(r#""0.2.0""#), 1, "cniVersion \"0.2.0\" is not supported"),
         (conf(r#""9.9.9""#), 1, "cniVersion \"9.9.9\" is not supported"),
