@@ -135,14 +135,18 @@ pub async fn add(agent: &Agent, args: AddArgs) -> Result<AddResponse, AddFailure
     outcome
 }
 
+/// Leaves an event on the pod. One that the watch has not brought yet is known by what the plugin said.
 fn tell_people(agent: &Agent, args: &AddArgs, error: &AddFailure) {
-    let cached = agent.caches.pods.get(&store::cache::key(Some(&args.pod_namespace), &args.pod_name));
-    let pod = cached.filter(|pod| pod.is_called(&args.pod_uid));
-    if let Some(pod) = pod.filter(|_| error.is_for_people()) {
+    let uid = match agent.caches.pods.get(&store::cache::key(Some(&args.pod_namespace), &args.pod_name)) {
+        Some(pod) if pod.is_called(&args.pod_uid) => pod.uid.clone(),
+        Some(_) => return,
+        None => args.pod_uid.clone(),
+    };
+    if !uid.is_empty() && error.is_for_people() {
         agent.events.leave(PodEvent {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
+            namespace: args.pod_namespace.clone(),
+            name: args.pod_name.clone(),
+            uid,
             kind: "Warning",
             reason: "FailedIPAllocation",
             message: format!("NIC {}: {}", args.if_name, daemon::Chain(error)),
