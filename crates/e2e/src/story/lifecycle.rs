@@ -137,9 +137,15 @@ impl Story<'_, World> {
         let (ready, fifth, message) = waiting.await?;
         self.report.shell(&format!("kubectl describe pod {} # last event", fifth.name), &message);
         // An agent looks at pools that may concern its node: those bound to it and those bound to no single one.
-        let reasons =
-            ["pool worker-172: all its 5 IP addresses are in use", "pool worker-192: unmatched multus name: NIC eth0"];
-        let missing: Vec<&str> = reasons.into_iter().filter(|reason| !message.contains(reason)).collect();
+        // With two families either may be the one that the message is about.
+        let missing_of = |suffix: &str| -> Vec<String> {
+            let reasons = [
+                format!("pool worker-172{suffix}: all its 5 IP addresses are in use"),
+                format!("pool worker-192{suffix}: unmatched multus name: NIC eth0"),
+            ];
+            reasons.into_iter().filter(|reason| !message.contains(reason)).collect()
+        };
+        let missing = [missing_of(""), missing_of("-v6")].into_iter().min_by_key(Vec::len).unwrap_or_default();
         let victim = &ready[0];
         self.cluster.delete_pods(std::slice::from_ref(&victim.name)).await?;
         let started = until(PATIENCE, &format!("{} to start", fifth.name), async || {
