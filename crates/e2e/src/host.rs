@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use lab::vm::{Forward, Vm};
 use lab::world::{self, Options, World};
-use lab::{shell, vm};
+use lab::{secret, shell, vm};
 use serde::{Deserialize, Serialize};
 
 use crate::report::Report;
@@ -128,7 +128,7 @@ async fn tell(options: &Options, args: &RunArgs, repository: &Path, scratch: &Pa
             Some(port) => keep_in_guest(&mut world, scratch, port)?,
             None => {
                 let file = cache.join("kubeconfig");
-                fs::copy(world.kubeconfig(), &file).with_context(|| format!("cannot write {}", file.display()))?;
+                secret::write(&file, &fs::read_to_string(world.kubeconfig())?)?;
                 file
             }
         };
@@ -152,7 +152,7 @@ fn keep_in_guest(world: &mut World, scratch: &Path, port: u16) -> Result<PathBuf
     let text =
         fs::read_to_string(world.kubeconfig())?.replace(&format!("127.0.0.1:{API_PORT}"), &format!("127.0.0.1:{port}"));
     let file = scratch.join("kubeconfig");
-    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    secret::write(&file, &text)?;
     fs::write(scratch.join("stay"), "")?;
     Ok(file)
 }
@@ -162,7 +162,7 @@ fn in_guest(places: &Places, args: &RunArgs) -> Result<bool> {
     down(places)?;
     let scratch = places.scratch();
     let _ = fs::remove_dir_all(&scratch);
-    fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+    secret::make_dir(&scratch)?;
     lab::shell::new_secret(&scratch.join("secret"))?;
     let (api, shell) = (free_port()?, free_port()?);
     let machine = Vm {

@@ -25,6 +25,7 @@ pub mod metadata;
 pub mod netns;
 pub mod node;
 pub mod proxy;
+pub mod secret;
 pub mod shell;
 pub mod uml;
 pub mod vm;

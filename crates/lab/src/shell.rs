@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use rustix::termios::{self, OptionalActions, Winsize};
 use serde::{Deserialize, Serialize};
 
+use crate::secret;
 use crate::world::{Exec, World};
 
 /// `spiderpool-lab shell-server`
@@ -187,18 +188,10 @@ fn open_terminal(rows: u16, columns: u16) -> Result<(File, PathBuf)> {
 
 /// Writes a new secret to a file that only its owner can read.
 pub fn new_secret(file: &Path) -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
     let mut bytes = [0; 24];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("cannot get random bytes")?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut out = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(file)
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    writeln!(out, "{text}").with_context(|| format!("cannot write {}", file.display()))
+    secret::write(file, &format!("{text}\n"))
 }
 
 /// Asks a guest to run a command, with this process's terminal or streams; returns the exit code.

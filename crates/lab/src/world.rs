@@ -22,7 +22,7 @@ use kube::Client;
 use crate::netns::Netns;
 use crate::vpc::config::Config;
 use crate::vpc::reference;
-use crate::{control, gateway, node};
+use crate::{control, gateway, node, secret};
 
 pub use processes::{Exec, Output};
 pub use rustix::process::Signal;
@@ -77,8 +77,7 @@ impl World {
             clear(&old)?;
         }
         preflight(options)?;
-        fs::create_dir_all(&options.state_dir)
-            .with_context(|| format!("cannot make {}", options.state_dir.display()))?;
+        secret::make_dir(&options.state_dir)?;
         fs::create_dir_all(&options.log_dir).with_context(|| format!("cannot make {}", options.log_dir.display()))?;
         let config = reference::config(PREFIX, options.state_dir.join("vpc.sock"));
         let mut world = Self { state: State::new(options), config };

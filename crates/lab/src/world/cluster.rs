@@ -14,6 +14,7 @@ use super::state::{NODES, PREFIX, Process};
 use super::{API_SERVER, CLUSTER_DNS, CLUSTER_NETWORK, Options, POD_CIDRS, SERVICE_CIDRS, World, objects};
 use crate::netns::Netns;
 use crate::node::kept;
+use crate::secret;
 
 /// Where Debian's containernetworking-plugins are.
 pub const MAIN_PLUGINS: &str = "/usr/lib/cni";
@@ -42,7 +43,7 @@ impl World {
         let inside = fs::read_to_string(data.join("kubeconfig")).context("the API server wrote no kubeconfig")?;
         for node in NODES {
             let file = kept(&self.state.node_root(node), "/tmp/spiderpool").join("kubeconfig");
-            fs::write(&file, &inside).with_context(|| format!("cannot write {}", file.display()))?;
+            secret::write(&file, &inside)?;
         }
         self.forward(options, &inside)?;
         let client = self.client().await?;
@@ -68,8 +69,7 @@ impl World {
         self.until_printed("forward", "forwarding")?;
         let here = inside
             .replace(&format!("https://{API_SERVER}"), &format!("https://127.0.0.1:{}", options.api_listen.port()));
-        let file = self.kubeconfig();
-        fs::write(&file, here).with_context(|| format!("cannot write {}", file.display()))
+        secret::write(&self.kubeconfig(), &here)
     }
 
     /// Everything that needs the API server.
