@@ -1,9 +1,11 @@
 //! A run in a virtual machine, where this kernel lacks what it takes.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use lab::lock::Lock;
 use lab::vm::{self, Ended, Guest, Vm};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,14 +34,22 @@ pub fn cpus() -> u32 {
 }
 
 /// Boots the machine and passes on what its command prints, until that has ended. On a signal the guest goes with this process.
-pub fn run(machine: &Vm, limit: Duration, quiet: bool) -> Result<(Guest, Ended)> {
+/// `booted` learns the guest's process.
+pub fn run(
+    machine: &Vm,
+    limit: Duration,
+    quiet: bool,
+    lock: Arc<Lock>,
+    booted: impl FnOnce(u32) -> Result<()>,
+) -> Result<(Guest, Ended)> {
     let mut guest = machine.boot(&mut |line| {
         if !quiet {
             println!("   {line}")
         }
     })?;
     let pid = guest.pid;
-    on_signal(move || {
+    booted(pid)?;
+    on_signal(Some(lock), move || {
         vm::kill(pid);
         "the guest is gone".into()
     })?;
@@ -52,7 +62,8 @@ pub fn run(machine: &Vm, limit: Duration, quiet: bool) -> Result<(Guest, Ended)>
 }
 
 /// On Ctrl-C, TERM or HUP: clears up, says what became of it, and ends this process. On a thread of its own, because the story blocks.
-pub fn on_signal(clear: impl FnOnce() -> String + Send + 'static) -> Result<()> {
+/// The lock, which nobody will drop then, is given back.
+pub fn on_signal(lock: Option<Arc<Lock>>, clear: impl FnOnce() -> String + Send + 'static) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
         runtime.block_on(async {
@@ -66,7 +77,11 @@ pub fn on_signal(clear: impl FnOnce() -> String + Send + 'static) -> Result<()> 
                 _ = hangup.recv() => {}
             }
         });
-        eprintln!("interrupted: {}", clear());
+        let outcome = clear();
+        if let Some(lock) = lock {
+            lock.release();
+        }
+        eprintln!("interrupted: {outcome}");
         std::process::exit(130);
     });
     Ok(())

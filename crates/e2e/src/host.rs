@@ -3,9 +3,11 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab::lock::Lock;
 use lab::vm::{Forward, Vm};
 use lab::world::{self, Options, World};
 use lab::{secret, shell, vm};
@@ -55,12 +57,15 @@ pub struct RunArgs {
     guest_api: Option<u16>,
 }
 
-/// A guest that was left up.
+/// A guest that is up.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     pid: u32,
     ticks: u64,
     shell: SocketAddr,
+    /// A run is not over yet, or was killed.
+    #[serde(default)]
+    unfinished: bool,
 }
 
 impl Places {
@@ -71,6 +76,11 @@ impl Places {
 
     fn kept_file(&self) -> PathBuf {
         self.scratch().join("kept.json")
+    }
+
+    /// At most one run at a time makes a guest here, or ends one.
+    fn lock(&self) -> Result<Lock> {
+        Lock::take(&self.scratch(), "demo")
     }
 
     fn kept(&self) -> Option<Kept> {
@@ -91,13 +101,11 @@ pub async fn run(places: &Places, args: &RunArgs) -> Result<bool> {
 async fn here(places: &Places, args: &RunArgs) -> Result<bool> {
     let guest = args.guest_api;
     let logs = if guest.is_some() { places.scratch().join("logs") } else { places.cache_dir.join("logs") };
-    // Logs of an earlier run would be taken for this one's.
-    let _ = fs::remove_dir_all(&logs);
     let options = Options {
         bin_dir: places.bin_dir.clone(),
         repository: places.repository.clone(),
         state_dir: world::state_dir(),
-        log_dir: logs,
+        log_dir: logs.clone(),
         ipv6: args.dual_stack,
         api_listen: if guest.is_some() {
             SocketAddr::from((Ipv4Addr::UNSPECIFIED, API_PORT))
@@ -105,7 +113,11 @@ async fn here(places: &Places, args: &RunArgs) -> Result<bool> {
             world::default_api_listen()
         },
     };
-    guest::on_signal(|| match World::found(&world::state_dir()) {
+    // A guest's own world is its run's alone.
+    let lock = if guest.is_none() { Some(Arc::new(Lock::take(&options.state_dir, "demo")?)) } else { None };
+    // Logs of an earlier run would be taken for this one's.
+    let _ = fs::remove_dir_all(&logs);
+    guest::on_signal(lock.clone(), || match World::found(&world::state_dir()) {
         Ok(Some(world)) => {
             world.down().map_or_else(|error| format!("{error:#}"), |()| "the world is cleared away".into())
         }
@@ -124,6 +136,7 @@ async fn tell(options: &Options, args: &RunArgs, repository: &Path, scratch: &Pa
         report.check("-", "the story goes to its end", Err(error));
     }
     if args.keep {
+        world.keep()?;
         let kubeconfig = match args.guest_api {
             Some(port) => keep_in_guest(&mut world, scratch, port)?,
             None => {
@@ -159,7 +172,12 @@ fn keep_in_guest(world: &mut World, scratch: &Path, port: u16) -> Result<PathBuf
 
 /// In a guest: the host's part.
 fn in_guest(places: &Places, args: &RunArgs) -> Result<bool> {
-    down(places)?;
+    let lock = Arc::new(places.lock()?);
+    end_guest(places, |line| {
+        if !args.json {
+            println!("{line}");
+        }
+    })?;
     let scratch = places.scratch();
     let _ = fs::remove_dir_all(&scratch);
     secret::make_dir(&scratch)?;
@@ -181,12 +199,14 @@ fn in_guest(places: &Places, args: &RunArgs) -> Result<bool> {
     if !args.json {
         println!("This kernel has no ipvlan: the world is made in a virtual machine with Debian's kernel.");
     }
-    let (mut guest, ended) = guest::run(&machine, LIMIT, args.json)?;
-    if ended.stays {
-        let pid = guest.pid;
+    let note = |pid: u32, unfinished: bool| -> Result<()> {
         let ticks = lab::kubelet::start_ticks(pid).context("the guest is gone")?;
-        let kept = Kept { pid, ticks, shell: SocketAddr::from((Ipv4Addr::LOCALHOST, shell)) };
-        fs::write(places.kept_file(), serde_json::to_vec(&kept)?)?;
+        let kept = Kept { pid, ticks, shell: SocketAddr::from((Ipv4Addr::LOCALHOST, shell)), unfinished };
+        secret::write(&places.kept_file(), &serde_json::to_string(&kept)?)
+    };
+    let (mut guest, ended) = guest::run(&machine, LIMIT, args.json, lock.clone(), |pid| note(pid, true))?;
+    if ended.stays {
+        note(guest.pid, false)?;
         guest.detach();
     } else {
         guest.wait(Duration::from_secs(20));
@@ -222,7 +242,7 @@ fn free_port() -> Result<u16> {
 
 /// Opens a shell, or runs a command, in a place of a kept world; returns its exit code.
 pub fn enter(places: &Places, name: &str, command: &[String]) -> Result<u8> {
-    if let Some(kept) = places.kept() {
+    if let Some(kept) = places.kept().filter(|kept| !kept.unfinished) {
         let secret = fs::read_to_string(places.scratch().join("secret")).context("cannot read the guest's secret")?;
         return shell::ask(kept.shell, secret.trim(), name, command);
     }
@@ -233,12 +253,72 @@ pub fn enter(places: &Places, name: &str, command: &[String]) -> Result<u8> {
 
 /// Ends a world that was kept, in a guest or here.
 pub fn down(places: &Places) -> Result<()> {
-    if let Some(kept) = places.kept() {
-        vm::kill(kept.pid);
-        fs::remove_file(places.kept_file())?;
+    {
+        let _lock = places.lock()?;
+        end_guest(places, |_| {})?;
     }
-    match World::found(&world::state_dir())? {
-        Some(world) => world.down(),
-        None => Ok(()),
+    let state_dir = world::state_dir();
+    if World::found(&state_dir)?.is_none() {
+        return Ok(());
+    }
+    let _lock = Lock::take(&state_dir, "demo")?;
+    World::found(&state_dir)?.map_or(Ok(()), World::down)
+}
+
+/// Ends a guest that was kept, or that a killed run left; the lock is held.
+fn end_guest(places: &Places, progress: impl FnOnce(&str)) -> Result<()> {
+    let Some(guest) = places.kept() else { return Ok(()) };
+    progress(if guest.unfinished { "ending the guest that a killed run left behind" } else { world::ENDING_KEPT });
+    vm::kill(guest.pid);
+    let file = places.kept_file();
+    fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// A place with a guest (any process) that a run or `--keep` has left.
+    fn with_guest(dir: &Path, unfinished: bool) -> (Places, std::process::Child) {
+        let dir = dir.to_owned();
+        let places = Places { bin_dir: dir.clone(), cache_dir: dir.clone(), repository: dir };
+        let guest = Command::new("sleep").arg("60").spawn().unwrap();
+        let ticks = lab::kubelet::start_ticks(guest.id()).unwrap();
+        let shell = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let kept = Kept { pid: guest.id(), ticks, shell, unfinished };
+        secret::make_dir(&places.scratch()).unwrap();
+        fs::write(places.kept_file(), serde_json::to_vec(&kept).unwrap()).unwrap();
+        (places, guest)
+    }
+
+    #[test]
+    fn a_second_run_leaves_the_first_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (places, mut guest) = with_guest(dir.path(), true);
+        let first = places.lock().unwrap();
+        let args = RunArgs { dual_stack: false, keep: false, json: true, vm: true, guest_api: None };
+        let refusal = format!("{:#}", in_guest(&places, &args).unwrap_err());
+        assert!(refusal.contains("another demo is running (pid "), "{refusal}");
+        assert!(guest.try_wait().unwrap().is_none() && places.kept_file().exists());
+        drop(first);
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+    }
+
+    #[test]
+    fn a_guest_that_is_ended_is_named() {
+        for (unfinished, said) in
+            [(false, "ending the world that --keep left up"), (true, "ending the guest that a killed run left behind")]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let (places, mut guest) = with_guest(dir.path(), unfinished);
+            let mut lines = Vec::new();
+            end_guest(&places, |line| lines.push(line.to_owned())).unwrap();
+            assert_eq!(lines, [said]);
+            assert!(!guest.wait().unwrap().success());
+            end_guest(&places, |line| panic!("{line}")).unwrap();
+        }
     }
 }

@@ -21,6 +21,7 @@ mod isolate;
 pub mod kubelet;
 pub mod kubernetes;
 mod links;
+pub mod lock;
 pub mod metadata;
 pub mod netns;
 pub mod node;

@@ -38,6 +38,8 @@ pub const SERVICE_CIDRS: &str = "10.233.0.0/18,fd00:10:233::/116";
 pub const POD_CIDRS: &str = "10.233.64.0/18,fd00:10:233:64::/60";
 /// The ClusterIP of the cluster's name server.
 pub const CLUSTER_DNS: &str = "10.233.0.10";
+/// What is said when a world goes that somebody wanted to stay.
+pub const ENDING_KEPT: &str = "ending the world that --keep left up";
 /// The default network of pods.
 pub const CLUSTER_NETWORK: &str = "kube-system/ipvlan-eth0";
 
@@ -71,9 +73,10 @@ pub struct World {
 
 impl World {
     /// Makes a world; `progress` gets a line per step. A world that was left behind is cleared away first; after a failure nothing is left.
+    /// That nobody is at work in that world is the caller's business ([`crate::lock`]).
     pub async fn up(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Self> {
         if let Some(old) = State::load(&options.state_dir)? {
-            progress("clearing away an earlier world");
+            progress(if old.kept { ENDING_KEPT } else { "clearing away what a killed run left behind" });
             clear(&old)?;
         }
         preflight(options)?;
@@ -99,6 +102,12 @@ impl World {
     pub fn found(state_dir: &Path) -> Result<Option<Self>> {
         let config = reference::config(PREFIX, state_dir.join("vpc.sock"));
         Ok(State::load(state_dir)?.map(|state| Self { state, config }))
+    }
+
+    /// Notes that it is to stay when this process ends.
+    pub fn keep(&mut self) -> Result<()> {
+        self.state.kept = true;
+        self.state.save()
     }
 
     /// Ends everything.

@@ -95,6 +95,9 @@ pub struct State {
     pub bin_dir: PathBuf,
     /// Where the processes' logs are.
     pub log_dir: PathBuf,
+    /// Whether it was left up on purpose.
+    #[serde(default)]
+    pub kept: bool,
     /// Directories that were made as mount points, outermost first.
     pub mount_points: Vec<PathBuf>,
     /// In the order of their start.
@@ -107,6 +110,7 @@ impl State {
             dir: options.state_dir.clone(),
             bin_dir: options.bin_dir.clone(),
             log_dir: options.log_dir.clone(),
+            kept: false,
             mount_points: Vec::new(),
             processes: Vec::new(),
         }
