@@ -6,33 +6,43 @@ use std::net::IpAddr;
 use super::book::Use;
 use super::job::{Job, same_use};
 use super::types::{Call, Effect, Note, Outcome, Stored};
-use super::{Claims, Context, Pending, Target, Task};
+use super::{Claims, Context, Pending, Target, Task, backoff};
 use crate::family::Family;
 
 /// Reconciliations after which a create that was given up is no longer expected to land.
 const DOUBT_ENDS_AFTER: u32 = 10;
+/// A list that failed is asked for again this many times later than another call would be: it is dear, and nobody waits for it.
+const PATIENCE: u32 = 10;
 
 /// A comparison under way.
 #[derive(Debug)]
 pub(super) struct Reconciling {
     /// Addresses that calls were about since the list began: the list may be older than they.
     pub touched: HashSet<IpAddr>,
+    failures: u32,
+    /// Whether another one was asked for since the list began: it may be older than the reason.
+    again: bool,
 }
 
 impl Claims {
+    /// Nobody repeats the request for a comparison: it lasts until one that began later has come to its end.
     pub(super) fn reconcile(&mut self, context: &mut Context<'_>) {
-        if self.reconciling.is_some() {
-            return;
+        match &mut self.reconciling {
+            Some(reconciling) => reconciling.again = true,
+            None => self.list_node(0, context),
         }
+    }
+
+    fn list_node(&mut self, failures: u32, context: &mut Context<'_>) {
         let touched = self.ops.values().filter_map(|(_, address)| *address).collect();
-        self.reconciling = Some(Reconciling { touched });
-        self.call(Target::Node, Call::ListNode, std::time::Duration::ZERO, context);
+        self.reconciling = Some(Reconciling { touched, failures, again: false });
+        let after = backoff(failures, context.random) * PATIENCE;
+        self.call(Target::Node, Call::ListNode, after, context);
     }
 
     pub(super) fn node_reply(&mut self, outcome: Outcome, context: &mut Context<'_>) {
-        let Some(Reconciling { touched }) = self.reconciling.take() else { return };
-        // Any other outcome: the next reconciliation tries again.
-        let Outcome::Claims(listed) = outcome else { return };
+        let Some(Reconciling { touched, failures, again }) = self.reconciling.take() else { return };
+        let Outcome::Claims(listed) = outcome else { return self.list_node(failures.saturating_add(1), context) };
         let listed: HashMap<IpAddr, Stored> = listed.into_iter().map(|stored| (stored.claim.address, stored)).collect();
         let missing: Vec<Stored> =
             self.all().filter(|known| !listed.contains_key(&known.claim.address)).cloned().collect();
@@ -49,6 +59,9 @@ impl Claims {
             *seen += 1;
             *seen < DOUBT_ENDS_AFTER
         });
+        if again {
+            self.list_node(0, context);
+        }
     }
 
     /// A claim that the API server has.

@@ -252,6 +252,37 @@ fn a_claim_in_use_that_was_removed_is_made_again() {
 }
 
 #[test]
+fn a_comparison_whose_list_fails_is_not_forgotten() {
+    let mut world = with(vec![stored("10.0.0.1", "a", "c", "eth0")]);
+    let late = stored("10.0.0.2", "b", "former", "eth0");
+    world.api.objects.insert(late.claim.address, late);
+    world.event(Event::Reconcile);
+    for outcome in [Outcome::Unknown("timed out".into()), Outcome::Refused("forbidden".into())] {
+        assert_eq!(world.reply(Some(outcome)), Call::ListNode);
+        assert!(matches!(world.calls[..], [(_, Call::ListNode)]), "{:?}", world.calls);
+    }
+    world.settle();
+    assert_eq!(world.claims.all().count(), 2);
+    assert!(world.claims.is_idle());
+}
+
+#[test]
+fn a_comparison_that_is_asked_for_during_another_one_sees_what_that_one_is_too_old_for() {
+    let mut world = Single::new(Vec::new());
+    world.event(Event::Reconcile);
+    let (op, call) = world.calls.remove(0);
+    let old = world.api.apply("node", &call, &mut super::world::Random(1));
+    let late = imported("a", "eth0", "10.0.0.2");
+    world.api.objects.insert(late.claim.address, late);
+    world.event(Event::Reconcile);
+    assert!(world.calls.is_empty(), "one at a time");
+    world.event(Event::Reply(op, old));
+    world.settle();
+    assert_eq!(world.claims.all().count(), 1);
+    assert!(world.claims.is_idle());
+}
+
+#[test]
 fn a_claim_of_a_finished_pod_that_the_controller_freed_is_not_made_again() {
     let mut before = Single::new(Vec::new());
     before.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
