@@ -5,7 +5,8 @@
 //! several in a row make the replica unready.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -60,10 +61,10 @@ enum Failure {
     Untrusted {
         name: String,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error("the webhook server does not answer")]
-    Io(#[source] std::io::Error),
+    Io(#[source] io::Error),
     #[error("the webhook server does not answer within {LIMIT:?}")]
     TimedOut,
     #[error("the webhook server answers {0:?}")]
@@ -116,7 +117,7 @@ impl SelfCheck {
         }
         let name = ServerName::try_from(self.name.clone()).map_err(|error| Failure::Bundle(error.to_string()))?;
         let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let socket = TcpStream::connect(self.reachable()).await.map_err(Failure::Io)?;
+        let socket = self.connect().await.map_err(Failure::Io)?;
         let mut stream = TlsConnector::from(Arc::new(client))
             .connect(name, socket)
             .await
@@ -131,14 +132,48 @@ impl SelfCheck {
         }
     }
 
-    /// The server listens on all addresses, of which one is enough.
-    fn reachable(&self) -> SocketAddr {
+    /// The server listens on all addresses, of which one is enough. A socket of IPv6 can be had where IPv6 is switched off
+    /// (`net.ipv6.conf.all.disable_ipv6`): such a one answers on IPv4 alone.
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let port = self.socket.port();
         match self.socket.ip() {
-            IpAddr::V4(address) if address.is_unspecified() => (Ipv4Addr::LOCALHOST, self.socket.port()).into(),
-            IpAddr::V6(address) if address.is_unspecified() => {
-                (std::net::Ipv6Addr::LOCALHOST, self.socket.port()).into()
-            }
-            _ => self.socket,
+            IpAddr::V4(address) if address.is_unspecified() => TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await,
+            IpAddr::V6(address) if address.is_unspecified() => match TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+                .await
+            {
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::AddrNotAvailable) =>
+                {
+                    // The first one tells more.
+                    TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.map_err(|_| error)
+                }
+                outcome => outcome,
+            },
+            _ => TcpStream::connect(self.socket).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What a host without IPv6 does: `[::]` can be bound, and only IPv4 gets there.
+    #[tokio::test]
+    async fn a_socket_on_all_addresses_is_reached_by_either_family() {
+        for bound in ["0.0.0.0:0", "[::1]:0"] {
+            let listener = TcpListener::bind(bound).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let check = SelfCheck {
+                socket: SocketAddr::from(([0_u16; 8], port)),
+                name: "localhost".to_owned(),
+                trusted: watch::channel(None).1,
+                served: Served::default(),
+                readiness: Readiness::default(),
+            };
+            check.connect().await.unwrap_or_else(|error| panic!("{bound}: {error}"));
         }
     }
 }
