@@ -387,6 +387,16 @@ async fn a_later_installation_takes_over_what_running_pods_have_before_it_alloca
         (status.source_ips == Some(vec!["10.1.0.10-10.1.0.14".to_owned()])).then_some(())
     })
     .await;
+
+    // So is a pool that is made later: of the pod that runs since then nothing is known but its address.
+    pod(&client, "latest", "node-b").await;
+    let status = json!({"status": {"phase": "Running", "podIPs": [{"ip": "10.2.0.5"}]}});
+    pods.patch_status("latest", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    create::<SpiderIPPool>(&client, "q", json!({"spec": {"subnet": "10.2.0.0/16", "ips": ["10.2.0.5"]}}))
+        .await
+        .unwrap();
+    eventually("the later pool is taken over", async || taken_over(&client).await.contains("q").then_some(())).await;
+    assert_eq!(claims(&client).await.get("10.2.0.5").map(String::as_str), Some("q latest/eth0@node-b"));
     agent.stop().await;
     world.end().await;
 }

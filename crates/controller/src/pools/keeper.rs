@@ -96,7 +96,7 @@ pub async fn run(context: Context, stop: Stop, synced: Guard) -> Result<(), std:
             () = stop.cancelled() => break,
             Some(event) = ips.next() => keeper.heard("SpiderIPs", event, Keeper::ip),
             Some(event) = pools.next() => keeper.heard("SpiderIPPools", event, Keeper::pool),
-            Ok(()) = phase.changed() => keeper.changed(keeper.pools.keys().cloned().collect::<Vec<_>>()),
+            Ok(()) = phase.changed() => keeper.all_changed(),
             Some((pool, outcome)) = writes.next(), if !writes.is_empty() => keeper.wrote(&pool, outcome),
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                 writes.extend(keeper.due());
@@ -202,11 +202,16 @@ impl Keeper {
                     self.context.metrics.gone(name);
                 }
                 self.unsynced.1 = false;
-                self.changed_at.clear();
-                self.listed_at = Instant::now();
-                self.changed(self.pools.keys().cloned().collect::<Vec<_>>());
+                self.all_changed();
             }
         }
+    }
+
+    /// The pools were listed, or other agents are at work: what is known of pods is to be younger than this.
+    fn all_changed(&mut self) {
+        self.changed_at.clear();
+        self.listed_at = Instant::now();
+        self.changed(self.pools.keys().cloned().collect::<Vec<_>>());
     }
 
     fn changed(&mut self, pools: impl IntoIterator<Item = Arc<str>>) {

@@ -42,7 +42,7 @@ pub struct Context<'a> {
     pub sources: &'a Sources,
     /// Which agents are at work.
     pub phase: Phase,
-    /// When the pool became what it is.
+    /// When the pool became what it is, or upstream's agents went if that was later.
     pub changed_at: Instant,
 }
 
@@ -157,11 +157,10 @@ async fn users(
 ) -> Result<Vec<(IpAddr, Record)>, Error> {
     let widened = is_widened(pool, context.phase);
     let addresses = if widened { pool.unseen().unwrap_or_default() } else { addresses(pool) };
-    if widened {
-        context.sources.renew(context.changed_at).await.map_err(failed("list pods and SpiderEndpoints".to_owned()))?;
-    }
-    let users = context.sources.users(&addresses).await;
-    let users = users.map_err(failed("list pods and SpiderEndpoints".to_owned()))?;
+    let step = || failed("list pods and SpiderEndpoints".to_owned());
+    // A new pool may have an address that a pod got since the last list, from elsewhere or from a pool that is gone.
+    context.sources.renew(context.changed_at).await.map_err(step())?;
+    let users = context.sources.users(&addresses).await.map_err(step())?;
     let is_recorded = |address: IpAddr| records.is_some_and(|records| records.get(address).is_some());
     Ok(users.into_iter().filter(|(address, _)| !is_recorded(*address)).collect())
 }

@@ -1,4 +1,4 @@
-//! Who a recorded UID is: pods and SpiderEndpoints, listed in full once, and anew for pools that were given addresses; else read one by one.
+//! Who a recorded UID is: pods and SpiderEndpoints, listed in full, and anew for pools that are younger than the lists, or were given addresses since; else read one by one.
 //!
 //! A pod that its record's name does not lead to is looked for by its UID in a list of its namespace, which serves many records. A UID never
 //! comes back: one that was known before the list was taken, and is not in it, is gone for good. One that is in it is read.
