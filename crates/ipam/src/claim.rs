@@ -191,9 +191,7 @@ impl Claims {
 
     fn reply(&mut self, op: Op, outcome: Outcome, context: &mut Context<'_>) {
         let Some((target, address)) = self.ops.remove(&op) else { return };
-        if let (Some(reconciling), Some(address)) = (&mut self.reconciling, address) {
-            reconciling.touched.insert(address);
-        }
+        self.touch(address);
         match target {
             Target::Slot(work, slot) => self.slot_reply((work, slot), outcome, context),
             Target::Job(work, job) => self.job_reply((work, job), outcome, context),
@@ -210,11 +208,20 @@ impl Claims {
             Call::Delete { address, .. } | Call::Read(address) => Some(*address),
             Call::List { .. } | Call::ListNode => None,
         };
-        if let (Some(reconciling), Some(address)) = (&mut self.reconciling, address) {
-            reconciling.touched.insert(address);
-        }
+        self.touch(address);
         self.ops.insert(op, (target, address));
         context.effects.push(Effect::Call { op, after, call });
+    }
+
+    /// A call about an address begins or ends: lists under way may be older than that.
+    fn touch(&mut self, address: Option<IpAddr>) {
+        let Some(address) = address else { return };
+        if let Some(reconciling) = &mut self.reconciling {
+            reconciling.touched.insert(address);
+        }
+        for listing in self.ledgers.values_mut().filter_map(|ledger| ledger.listing.as_mut()) {
+            listing.touched.insert(address);
+        }
     }
 
     /// Begins a task, or lets it wait for the pod's current work.

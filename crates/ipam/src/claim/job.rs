@@ -163,13 +163,18 @@ impl Claims {
         match job.next(outcome, in_use) {
             Next::Phase(phase) => {
                 job.phase = phase;
+                let late = job.is_late().then(|| job.claim.clone());
                 self.run_job(work, index, context);
+                if let Some(claim) = late {
+                    self.cleared(&claim, context);
+                }
             }
             Next::End(end, found) => {
                 job.phase = Phase::Finished;
                 job.end = Some(end);
                 let (claim, doubtful) = (job.claim.clone(), job.doubtful);
-                self.job_ended(claim, doubtful, (end, found), context);
+                self.job_ended(claim.clone(), doubtful, (end, found), context);
+                self.cleared(&claim, context);
             }
         }
         self.progress(work, context);

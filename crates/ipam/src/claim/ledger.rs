@@ -1,7 +1,9 @@
 //! What this node knows about the use of a pool by everybody.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
+use super::types::Op;
 use crate::choice;
 use crate::pool::Pool;
 use crate::range::SpanSet;
@@ -25,6 +27,8 @@ pub(super) struct Listing {
     pub failures: u32,
     /// What was refused before it started: a fresh answer makes that obsolete.
     stale: SpanSet,
+    /// Addresses that calls were about since it began: the list may be older than they.
+    pub touched: HashSet<IpAddr>,
 }
 
 /// Knowledge about one pool. All of it may be out of date: the claim itself decides.
@@ -38,6 +42,10 @@ pub(super) struct Ledger {
     used: Option<SpanSet>,
     pub listing: Option<Listing>,
     pub waiters: Vec<SlotId>,
+    /// The last consistent list.
+    pub exact: Option<Op>,
+    /// Addresses of our books that it did not show: until it is known what became of them the pool is not used up.
+    pub suspects: HashSet<IpAddr>,
 }
 
 impl Ledger {
@@ -91,17 +99,21 @@ impl Ledger {
         }
     }
 
-    pub fn list_started(&mut self, fresh: bool, failures: u32) {
-        self.listing = Some(Listing { fresh, failures, stale: self.refused.clone() });
+    pub fn list_started(&mut self, fresh: bool, failures: u32, touched: HashSet<IpAddr>) {
+        self.listing = Some(Listing { fresh, failures, stale: self.refused.clone(), touched });
     }
 
-    /// Takes a list in; tells whether it was fresh.
-    pub fn listed(&mut self, used: SpanSet) -> bool {
-        let Some(listing) = self.listing.take() else { return false };
-        self.used = Some(used);
-        if listing.fresh {
+    /// Takes a list in. Of a fresh one: which addresses of ours, that no call was about since it began, it does not show.
+    pub fn listed(&mut self, used: SpanSet, op: Op, ours: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+        let Some(listing) = self.listing.take() else { return Vec::new() };
+        let missing = if listing.fresh {
             self.refused = self.refused.difference(&listing.stale);
-        }
-        listing.fresh
+            self.exact = Some(op);
+            ours.filter(|address| !used.contains(*address) && !listing.touched.contains(address)).collect()
+        } else {
+            Vec::new()
+        };
+        self.used = Some(used);
+        missing
     }
 }

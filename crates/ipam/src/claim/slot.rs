@@ -1,5 +1,6 @@
 //! One address of an ADD: the search for it, its claim, or its take-over from the pod's former sandbox.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use super::ledger::{Pick, SlotId};
 use super::types::{
     AddError, Call, Claim, Effect, Holder, Note, Op, Outcome, PodHolder, Rejection, State, Stored, Want,
 };
-use super::{Claims, Context, Kind, Target, backoff};
+use super::{Claims, Context, Kind, Pending, Target, Task, backoff};
 use crate::pool::Pool;
 use crate::range::SpanSet;
 
@@ -183,6 +184,11 @@ impl Claims {
                 }
                 // Only a consistent list that began after this slot came to the pool proves it used up.
                 Pick::List { fresh: true } if exact.is_some_and(|op| op > since) => {
+                    if !ledger.suspects.is_empty() {
+                        ledger.waiters.push(id);
+                        slot.phase = Phase::Listing;
+                        return;
+                    }
                     slot.move_on(Rejection { pool: pool.name.clone(), reason: full(&pool, &reserved) });
                 }
                 Pick::List { fresh } => {
@@ -204,7 +210,8 @@ impl Claims {
     fn list(&mut self, pool: String, fresh: bool, failures: u32, context: &mut Context<'_>) {
         let after = backoff(failures, context.random);
         self.call(Target::List(pool.clone()), Call::List { pool: pool.clone(), fresh }, after, context);
-        self.ledgers.entry(pool).or_default().list_started(fresh, failures);
+        let touched = self.ops.values().filter_map(|(_, address)| *address).collect();
+        self.ledgers.entry(pool).or_default().list_started(fresh, failures, touched);
     }
 
     pub(super) fn list_reply(&mut self, pool: &str, op: Op, outcome: Outcome, context: &mut Context<'_>) {
@@ -223,7 +230,10 @@ impl Claims {
         let Some(ledger) = self.ledgers.get_mut(pool) else { return };
         match used {
             Some(used) => {
-                let exact = ledger.listed(used).then_some(op);
+                let of_pool = self.book.all().map(|known| &known.stored.claim).filter(|claim| claim.pool == pool);
+                let missing = ledger.listed(used, op, of_pool.map(|claim| claim.address));
+                let exact = ledger.exact.filter(|_| fresh);
+                self.suspect(pool, &missing, context);
                 waiters.into_iter().for_each(|id| self.seek(id, exact, context));
             }
             None if failures + 1 < MAX_FAILURES && !waiters.is_empty() => {
@@ -241,6 +251,39 @@ impl Claims {
                         slot.phase = Phase::Dropped;
                     }
                     self.fail_add(id.0, error, context);
+                }
+            }
+        }
+    }
+
+    /// Finds out what became of claims of ours that a pool does not show. Who needs an address waits for that, unless the pod of the claim is
+    /// being worked on: that might wait for the pool itself.
+    fn suspect(&mut self, pool: &str, missing: &[IpAddr], context: &mut Context<'_>) {
+        let mut of_pods: BTreeMap<String, Vec<Job>> = BTreeMap::new();
+        for address in missing {
+            let Some(claim) = self.book.get(*address).map(|known| known.stored.claim.clone()) else { continue };
+            match claim.pod().map(|pod| pod.uid.clone()) {
+                Some(uid) => of_pods.entry(uid).or_default().push(Job::settle(claim)),
+                None => drop(self.book.remove(*address)),
+            }
+        }
+        for (uid, jobs) in of_pods {
+            if let Some(ledger) = self.ledgers.get_mut(pool).filter(|_| !self.active.contains_key(&uid)) {
+                ledger.suspects.extend(jobs.iter().map(|job| job.claim.address));
+            }
+            self.enqueue(uid, Pending { ticket: None, task: Task::Jobs(jobs) }, context);
+        }
+    }
+
+    /// It is known what became of an address, or it cannot be told for now: who waits for that goes on.
+    pub(super) fn cleared(&mut self, claim: &Claim, context: &mut Context<'_>) {
+        let Some(ledger) = self.ledgers.get_mut(&claim.pool) else { return };
+        if ledger.suspects.remove(&claim.address) && ledger.listing.is_none() {
+            let exact = ledger.exact;
+            let waiters = std::mem::take(&mut ledger.waiters);
+            for id in waiters {
+                if self.slot(id).is_some_and(|slot| slot.phase == Phase::Listing) {
+                    self.seek(id, exact, context);
                 }
             }
         }

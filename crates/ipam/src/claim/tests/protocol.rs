@@ -353,6 +353,48 @@ fn a_freed_address_rests_while_others_are_free() {
     }
 }
 
+fn one() -> Pool {
+    pool("one", "10.0.0.0/24", &["10.0.0.1"])
+}
+
+#[test]
+fn an_address_that_somebody_else_freed_serves_the_next_pod_of_a_full_pool() {
+    let mut world = Single::new(Vec::new());
+    let granted = world.add_now(add("a", "a", "eth0", vec![want("eth0", &[one()])])).unwrap();
+    world.event(Event::PodGone { uid: "uid-of-a".into(), interfaces_gone: false });
+    world.api.objects.remove(&granted[0].1);
+    assert_eq!(world.add_now(add("b", "b", "eth0", vec![want("eth0", &[one()])])).unwrap(), granted);
+    assert_eq!(world.claims.all().count(), 1);
+    assert!(world.claims.is_idle());
+}
+
+#[test]
+fn a_claim_in_use_that_the_list_of_its_pool_does_not_show_is_made_again() {
+    let mut world = Single::new(Vec::new());
+    let granted = world.add_now(add("a", "a", "eth0", vec![want("eth0", &[one()])])).unwrap();
+    world.api.objects.remove(&granted[0].1);
+    let error = world.add_now(add("b", "b", "eth0", vec![want("eth0", &[one()])])).unwrap_err();
+    assert!(error.to_string().contains("all its 1 IP addresses are in use"), "{error}");
+    assert_eq!(world.api.objects[&granted[0].1].claim.pod().unwrap().name, "a");
+    assert!(matches!(world.notes[..], [Note::Restored(_)]));
+}
+
+#[test]
+fn what_cannot_be_read_does_not_hold_up_who_needs_an_address() {
+    let mut world = Single::new(Vec::new());
+    let granted = world.add_now(add("a", "a", "eth0", vec![want("eth0", &[one()])])).unwrap();
+    world.event(Event::PodGone { uid: "uid-of-a".into(), interfaces_gone: false });
+    world.api.objects.remove(&granted[0].1);
+    let ticket = world.ask(|ticket| Event::Add(ticket, add("b", "b", "eth0", vec![want("eth0", &[one()])])));
+    while !world.answers.contains_key(&ticket) {
+        let read = matches!(world.calls[0].1, Call::Read(_));
+        world.reply(if read { unknown() } else { None });
+    }
+    assert!(matches!(world.added(ticket), Err(AddError::UsedOut { .. })));
+    world.settle();
+    assert!(world.claims.is_idle());
+}
+
 /// A claim as some process made it.
 fn stored(address: &str, pod: &str, container: &str, interface: &str) -> Stored {
     let uid = format!("uid-of-{pod}");
