@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -55,10 +56,28 @@ pub fn run(
     })?;
     let ended = guest.follow(limit, |bytes| {
         let mut out = std::io::stdout().lock();
+        if is_interrupted() {
+            return;
+        }
         // A reader that went away does not end the run.
         let _ = out.write_all(bytes).and_then(|()| out.flush());
     })?;
     Ok((guest, ended))
+}
+
+/// A signal has come: the process ends as soon as everything is cleared away.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a signal ends this process; whoever has something to print keeps it to himself then.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Leaves the last word to the thread that clears up, if a signal has come.
+pub fn unless_interrupted() {
+    while is_interrupted() {
+        std::thread::park();
+    }
 }
 
 /// On Ctrl-C, TERM or HUP: clears up, says what became of it, and ends this process. On a thread of its own, because the story blocks.
@@ -77,6 +96,8 @@ pub fn on_signal(lock: Option<Arc<Lock>>, clear: impl FnOnce() -> String + Send 
                 _ = hangup.recv() => {}
             }
         });
+        // The story goes on meanwhile, but says no more.
+        INTERRUPTED.store(true, Ordering::SeqCst);
         let outcome = clear();
         if let Some(lock) = lock {
             lock.release();

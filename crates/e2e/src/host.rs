@@ -117,11 +117,9 @@ async fn here(places: &Places, args: &RunArgs) -> Result<bool> {
     let lock = if guest.is_none() { Some(Arc::new(Lock::take(&options.state_dir, "demo")?)) } else { None };
     // Logs of an earlier run would be taken for this one's.
     let _ = fs::remove_dir_all(&logs);
-    guest::on_signal(lock.clone(), || match World::found(&world::state_dir()) {
-        Ok(Some(world)) => {
-            world.down().map_or_else(|error| format!("{error:#}"), |()| "the world is cleared away".into())
-        }
-        Ok(None) => "nothing was up".into(),
+    guest::on_signal(lock.clone(), || match world::end_for_good(&world::state_dir()) {
+        Ok(true) => "the world is cleared away".into(),
+        Ok(false) => "nothing was up".into(),
         Err(error) => format!("{error:#}"),
     })?;
     tell(&options, args, &places.repository, &places.scratch(), &places.cache_dir).await

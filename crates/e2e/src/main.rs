@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use e2e::guest;
 use e2e::host::{self, Places, RunArgs};
 
 #[derive(Parser)]
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Enter { name, command } => host::enter(&cli.places, &name, &command),
         Command::Down => host::down(&cli.places).map(|()| 0),
     };
+    guest::unless_interrupted();
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::guest;
+
 /// What a check expected and saw.
 #[derive(Debug, Clone)]
 pub struct Verdict {
@@ -105,6 +107,9 @@ impl Report {
     /// The last words: what failed, how long it took, the numbers.
     pub fn finish(&mut self) {
         let seconds = self.started.elapsed().as_secs();
+        if guest::is_interrupted() {
+            return;
+        }
         if !self.json {
             println!();
             for failed in &self.failed {
@@ -123,6 +128,9 @@ impl Report {
     fn emit(&self, value: Value, text: impl FnOnce() -> String) {
         let line = if self.json { value.to_string() } else { text() };
         let mut out = std::io::stdout().lock();
+        if guest::is_interrupted() {
+            return;
+        }
         // A reader that went away does not stop the run: the world must still be cleared.
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
     }

@@ -14,6 +14,7 @@ mod state;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -65,6 +66,33 @@ pub fn state_dir() -> PathBuf {
     PathBuf::from("/run/spiderpool-lab")
 }
 
+/// Whether worlds are still built, or end for good; held by whoever makes something that an end must know of.
+static OVER: Mutex<bool> = Mutex::new(false);
+/// Held by whoever clears a world away.
+static CLEARING: Mutex<()> = Mutex::new(());
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is made below the directory of state, or is noted there, is made while this is held, so that an end for good finds all of it; refused
+/// once there was one.
+fn building() -> Result<MutexGuard<'static, bool>> {
+    let over = locked(&OVER);
+    ensure!(!*over, "this world ends");
+    Ok(over)
+}
+
+/// Ends the world of that state, if there is one, whatever another thread of this process is at: from now on nothing in it is made, started
+/// or restarted.
+pub fn end_for_good(state_dir: &Path) -> Result<bool> {
+    *locked(&OVER) = true;
+    let found = World::found(state_dir)?;
+    let was_up = found.is_some();
+    found.map_or(Ok(()), World::down)?;
+    Ok(was_up)
+}
+
 /// A world that is up.
 pub struct World {
     state: State,
@@ -80,7 +108,6 @@ impl World {
             clear(&old)?;
         }
         preflight(options)?;
-        secret::make_dir(&options.state_dir)?;
         fs::create_dir_all(&options.log_dir).with_context(|| format!("cannot make {}", options.log_dir.display()))?;
         let config = reference::config(PREFIX, options.state_dir.join("vpc.sock"));
         let mut world = Self { state: State::new(options), config };
@@ -106,6 +133,7 @@ impl World {
 
     /// Notes that it is to stay when this process ends.
     pub fn keep(&mut self) -> Result<()> {
+        let _building = building()?;
         self.state.kept = true;
         self.state.save()
     }
@@ -116,8 +144,7 @@ impl World {
     }
 
     async fn build(&mut self, options: &Options, progress: &mut dyn FnMut(&str)) -> Result<()> {
-        self.state.mount_points = node::make_mount_points()?;
-        self.state.save()?;
+        self.begin()?;
         progress("VPC: switch, gateways, balancer, metadata service, outside");
         self.cloud()?;
         progress("nodes: master and worker, two NICs each");
@@ -132,15 +159,25 @@ impl World {
         self.until_ready(options).await
     }
 
+    fn begin(&mut self) -> Result<()> {
+        let _building = building()?;
+        secret::make_dir(&self.state.dir)?;
+        self.state.mount_points = node::make_mount_points()?;
+        self.state.save()
+    }
+
     /// The cloud: namespaces, switch, what is around it.
     fn cloud(&mut self) -> Result<()> {
         let state_dir = self.state.dir.clone();
-        gateway::create_namespaces(PREFIX)?;
-        for instance in &self.config.instances {
-            Netns::create(&instance.netns)?;
-        }
         let file = state_dir.join("vpc.json");
-        self.config.write(&file)?;
+        {
+            let _building = building()?;
+            gateway::create_namespaces(PREFIX)?;
+            for instance in &self.config.instances {
+                Netns::create(&instance.netns)?;
+            }
+            self.config.write(&file)?;
+        }
         let lab = self.state.program("spiderpool-lab");
         self.start(Process::new("vpc", &lab).args(["vpc", "--config"]).arg(&file))?;
         self.until_printed("vpc", "vpc ready")?;
@@ -162,7 +199,10 @@ impl World {
     /// One node: its first process and what kubeadm's preflight would set.
     fn node(&mut self, name: &str) -> Result<()> {
         let root = self.state.node_root(name);
-        fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+        {
+            let _building = building()?;
+            fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+        }
         let lab = self.state.program("spiderpool-lab");
         self.start(
             Process::new(&format!("node-{name}"), &lab).net(name).args(["node", "--name", name, "--root"]).arg(&root),
@@ -346,6 +386,11 @@ fn preflight(options: &Options) -> Result<()> {
 
 /// Ends what the state names. Goes on after errors and reports them all.
 fn clear(state: &State) -> Result<()> {
+    let _clearing = locked(&CLEARING);
+    if !state.dir.exists() {
+        // Another thread was faster.
+        return Ok(());
+    }
     let mut errors = state.end_processes();
     errors.extend(gateway::delete_namespaces(PREFIX));
     for name in NODES {

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::build::{Profile, directory, programs};
 use crate::run::{command, passed_on, root};
-use crate::{cluster, setup};
+use crate::{cluster, setup, signals};
 
 /// The name of the cluster.
 const NAME: [&str; 2] = ["--name", "bench"];
@@ -28,7 +28,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     setup::everything()?;
     match args.names.split_first() {
         Some((first, names)) if first == "real" => real(args, names),
-        _ => finish(bench(command(program()?), args, &args.names)),
+        _ => signals::run(bench(command(program()?), args, &args.names)),
     }
 }
 
@@ -55,14 +55,9 @@ fn real(args: &Args, names: &[String]) -> Result<ExitCode> {
     passed_on(up)?;
     let mut shell = cluster::driver(false)?;
     shell.arg("shell").args(NAME).arg(program).arg("--real");
-    let outcome = finish(bench(shell, args, names));
+    let outcome = signals::run(bench(shell, args, names));
     let mut down = cluster::driver(false)?;
     down.arg("down").args(NAME);
     passed_on(down)?;
     outcome
-}
-
-fn finish(mut bench: Command) -> Result<ExitCode> {
-    let status = bench.status()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

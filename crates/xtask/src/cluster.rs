@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::build::{self, Profile, programs, target_dir};
 use crate::kube::{self, Kubernetes};
 use crate::run::{command, output, root, teed};
-use crate::{demo, images, setup};
+use crate::{demo, images, setup, signals};
 
 /// What to do with the cluster.
 #[derive(clap::Args)]
@@ -43,8 +43,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if action == "walkthrough" {
         driver.args(for_walkthrough()?);
     }
-    let status = driver.status()?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    signals::run(driver)
 }
 
 /// Runs the cluster lane: its output, passed on as well, and its verdict; or the reason why this machine cannot. Where no cluster can be

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::build::{Profile, programs, target_dir};
 use crate::run::{command, root, teed};
-use crate::setup;
+use crate::{setup, signals};
 
 /// What runs in the demo and in the cluster lane.
 pub const PACKAGES: [&str; 6] = ["plugins", "agent", "controller", "apiserver", "lab", "e2e"];
@@ -52,7 +52,7 @@ pub enum Variant {
 
 /// Runs the walk-through with the terminal's streams; its exit code is the verdict.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut driver = match &args.action {
+    let driver = match &args.action {
         Some(Action::Enter { name, command }) => {
             let mut driver = driver()?;
             driver.arg("enter").arg(name).args(command);
@@ -69,8 +69,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             driver
         }
     };
-    let status = driver.status()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    signals::run(driver)
 }
 
 /// Runs the walk-through for the test lane: its output, passed on as well, and its verdict.

@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use crate::report::{Check, conclude, step};
 use crate::run::{cargo, command, output, teed};
-use crate::{chart, cluster, contract, demo, images, kube, lint, setup};
+use crate::{chart, cluster, contract, demo, images, kube, lint, setup, signals};
 
 /// Which lanes to run.
 #[derive(clap::Args)]
@@ -84,6 +84,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Lane::Cluster => real("cluster", cluster::for_tests()),
             Lane::WalkthroughCluster => real("walkthrough-cluster", cluster::walkthrough_for_tests()),
         });
+        if let Some(code) = signals::came() {
+            return Ok(code);
+        }
         println!("==> lane {lane:?} took {} s", started.elapsed().as_secs());
     }
     Ok(conclude(&checks))
@@ -168,6 +171,9 @@ fn walkthrough() -> Result<Vec<Check>> {
     }
     let mut checks = Vec::new();
     for variant in [demo::Variant::Ipv4, demo::Variant::DualStack] {
+        if signals::came().is_some() {
+            break;
+        }
         match demo::for_tests(variant) {
             Ok((text, succeeded)) => checks.extend(verdict(&format!("walkthrough {variant:?}"), &text, succeeded)),
             Err(error) => checks.push(step(&format!("walkthrough {variant:?}"), Err(error))),

@@ -18,6 +18,7 @@ mod lint;
 mod report;
 mod run;
 mod setup;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::signals;
+
 /// The root of the checkout.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -58,10 +60,9 @@ pub fn output(mut command: Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command, passes its standard output on line by line and returns it with the verdict.
+/// Runs a command, passes its standard output on line by line and returns it with the verdict. Signals leave it the time to clear up.
 pub fn teed(mut command: Command) -> Result<(String, bool)> {
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{}`", shown(&command)))?;
+    let mut child = signals::spawn(command.stdout(Stdio::piped()))?;
     let mut text = String::new();
     let mut terminal = std::io::stdout();
     for line in BufReader::new(child.stdout.take().expect("standard output is piped")).split(b'\n') {
@@ -70,7 +71,7 @@ pub fn teed(mut command: Command) -> Result<(String, bool)> {
         text.push_str(&line);
         text.push('\n');
     }
-    Ok((text, child.wait()?.success()))
+    Ok((text, signals::wait(child)?.success()))
 }
 
 /// Whether a program of this name can be found by `PATH` (or in the directories of system programs).

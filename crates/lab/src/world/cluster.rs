@@ -30,7 +30,10 @@ impl World {
     pub(super) async fn api_server(&mut self, options: &Options) -> Result<()> {
         let root = self.state.node_root("master");
         let data = root.join("apiserver");
-        fs::create_dir_all(&data)?;
+        {
+            let _building = super::building()?;
+            fs::create_dir_all(&data)?;
+        }
         let server = Process::new("apiserver", &self.state.program("spiderpool-apiserver"))
             .on("master")
             .args(["--listen", "0.0.0.0:6443", "--advertise", API_SERVER, "--service-cluster-ip-range", SERVICE_CIDRS])
@@ -42,6 +45,7 @@ impl World {
         self.until_printed("apiserver", "ready at")?;
         let inside = fs::read_to_string(data.join("kubeconfig")).context("the API server wrote no kubeconfig")?;
         for node in NODES {
+            let _building = super::building()?;
             let file = kept(&self.state.node_root(node), "/tmp/spiderpool").join("kubeconfig");
             secret::write(&file, &inside)?;
         }
@@ -69,6 +73,7 @@ impl World {
         self.until_printed("forward", "forwarding")?;
         let here = inside
             .replace(&format!("https://{API_SERVER}"), &format!("https://127.0.0.1:{}", options.api_listen.port()));
+        let _building = super::building()?;
         secret::write(&self.kubeconfig(), &here)
     }
 
@@ -106,6 +111,7 @@ impl World {
 
     /// CNI configuration and plugins, and the product's configuration file.
     fn files_of(&self, node: &str, options: &Options) -> Result<()> {
+        let _building = super::building()?;
         let root = self.state.node_root(node);
         let config = kept(&root, "/tmp/spiderpool").join("config-map");
         fs::create_dir_all(&config)?;

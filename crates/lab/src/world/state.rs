@@ -123,10 +123,10 @@ impl State {
     /// The state in that directory; none if there is no world.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
         let file = Self::file(dir);
-        if !file.exists() {
-            return Ok(None);
-        }
-        let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text = match fs::read(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            text => text.with_context(|| format!("cannot read {}", file.display()))?,
+        };
         serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is no state of a world", file.display()))
     }
 
@@ -164,7 +164,10 @@ impl State {
     }
 
     /// Starts a process, or one of that name again. It leads a session's group of its own and outlives this process.
+    ///
+    /// Refused when the world ends: what starts then would be in no state that is cleared away.
     pub fn start(&mut self, mut process: Process) -> Result<()> {
+        let _building = super::building()?;
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -254,5 +257,32 @@ fn send(process: &Process, signal: Signal) {
     {
         // It may have ended this very moment.
         let _ = kill_process(pid, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_started_once_the_world_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let mut state = State {
+            dir: path("state"),
+            bin_dir: path("bin"),
+            log_dir: path("logs"),
+            kept: false,
+            mount_points: Vec::new(),
+            processes: Vec::new(),
+        };
+        for dir in [&state.dir, &state.bin_dir, &state.log_dir] {
+            fs::create_dir(dir).unwrap();
+        }
+        std::os::unix::fs::symlink("/bin/true", state.program("spiderpool-lab")).unwrap();
+        assert!(!super::super::end_for_good(&state.dir).unwrap(), "there is no world yet");
+        let refusal = state.start(Process::new("late", Path::new("/bin/true"))).unwrap_err();
+        assert_eq!(refusal.to_string(), "this world ends");
+        assert!(!state.dir.join("state.json").exists() && fs::read_dir(&state.log_dir).unwrap().count() == 0);
     }
 }
