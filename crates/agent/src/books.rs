@@ -96,11 +96,14 @@ impl Books {
         }
     }
 
-    /// Ends a sandbox's use. Dropping the future does not stop it.
+    /// Ends a sandbox's use. Dropping the future does not stop it, but nobody is told of its end then.
     pub async fn release(&self, release: Release) -> Option<Result<Released, ReleaseError>> {
         let (ticket, answer) = self.0.ticket();
+        let mut guard = CancelOnDrop { inner: &self.0, ticket, armed: true };
         self.0.feed(Event::Release(ticket, release));
-        match answer.await {
+        let answer = answer.await;
+        guard.armed = false;
+        match answer {
             Ok(Answer::Released(outcome)) => Some(outcome),
             Ok(Answer::Added(_)) | Err(_) => None,
         }

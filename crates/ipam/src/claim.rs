@@ -227,7 +227,10 @@ impl Claims {
     /// Begins a task, or lets it wait for the pod's current work.
     fn enqueue(&mut self, uid: String, pending: Pending, context: &mut Context<'_>) {
         if self.active.contains_key(&uid) {
-            self.queues.entry(uid).or_default().push_back(pending);
+            let queue = self.queues.entry(uid).or_default();
+            if let Some(pending) = merge(queue, pending) {
+                queue.push_back(pending);
+            }
         } else {
             self.begin(uid, pending, context);
         }
@@ -299,6 +302,32 @@ impl Claims {
             self.fail_add(id, AddError::Cancelled, context);
         }
     }
+}
+
+/// Lets what waits already do for a request, so that a queue is bounded however long its pod's work takes; returns a request for which
+/// nothing does. What is behind an ADD stays behind it.
+fn merge(queue: &mut VecDeque<Pending>, mut pending: Pending) -> Option<Pending> {
+    for waiting in queue.iter_mut().rev() {
+        match (&mut waiting.task, &mut pending.task) {
+            (Task::Add(_), _) => break,
+            (Task::Gone { interfaces_gone }, Task::Gone { interfaces_gone: also }) => {
+                *interfaces_gone |= *also;
+                return None;
+            }
+            (Task::Release(release), Task::Release(same)) if release == same && waiting.ticket.is_none() => {
+                waiting.ticket = pending.ticket;
+                return None;
+            }
+            (Task::Jobs(jobs), Task::Jobs(more)) => {
+                more.retain(|one| !jobs.iter().any(|job| job.is_like(one)));
+                if more.is_empty() {
+                    return None;
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(pending)
 }
 
 /// How long to wait before the next attempt: 50 ms doubled up to 5 s, a quarter of it random.

@@ -96,6 +96,11 @@ impl Job {
         }
     }
 
+    /// Whether another job is for the same end.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.claim.address == other.claim.address && self.purpose == other.purpose
+    }
+
     pub fn is_late(&self) -> bool {
         self.failures >= UNCONFIRMED_AFTER
     }

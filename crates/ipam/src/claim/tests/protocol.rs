@@ -217,6 +217,38 @@ fn a_release_that_is_not_confirmed_says_so_and_goes_on() {
 }
 
 #[test]
+fn what_is_asked_for_again_and_again_while_the_api_server_is_away_waits_once() {
+    let mut world = Single::new(Vec::new());
+    world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
+    for _ in 0..1000 {
+        let ticket = world.ask(|ticket| Event::Release(ticket, release("a", "c", "eth0", PodFate::Gone)));
+        world.reply(unknown());
+        world.event(Event::Cancel(ticket));
+        world.event(Event::PodGone { uid: "uid-of-a".into(), interfaces_gone: false });
+    }
+    assert_eq!(world.claims.queues["uid-of-a"].len(), 2);
+    let last = world.ask(|ticket| Event::Release(ticket, release("a", "c", "eth0", PodFate::Gone)));
+    assert_eq!(world.claims.queues["uid-of-a"].len(), 2);
+    world.settle();
+    assert_eq!(world.answers[&last], Answer::Released(Ok(Released::default())), "freed by the first one");
+    assert!(world.api.objects.is_empty() && world.claims.is_idle());
+}
+
+#[test]
+fn the_proof_that_interfaces_are_gone_is_not_lost_in_a_queue() {
+    let mut world = Single::new(Vec::new());
+    world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()]), want("eth1", &[small()])])).unwrap();
+    let gone = |interfaces_gone| Event::PodGone { uid: "uid-of-a".into(), interfaces_gone };
+    // The first one frees eth1, which nobody uses; the others wait for that.
+    for proof in [false, false, true, false] {
+        world.event(gone(proof));
+    }
+    assert_eq!(world.claims.queues["uid-of-a"].len(), 1);
+    world.settle();
+    assert!(world.api.objects.is_empty() && world.claims.is_idle());
+}
+
+#[test]
 fn a_claim_changed_by_somebody_else_is_read_back_before_it_is_freed() {
     let mut world = Single::new(Vec::new());
     let granted = world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()])])).unwrap();
