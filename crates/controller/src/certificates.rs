@@ -8,6 +8,7 @@
 //! | [`secret`] | the Secret itself, shared by all replicas |
 //! | [`x509`] | reading and judging certificates |
 //! | [`Trust`] | which CAs the API server shall trust, for the webhook configurations |
+//! | [`Former`] | which CAs it shall trust a while longer |
 //!
 //! A replica without a usable certificate serves nothing and is not ready; it goes on trying.
 
@@ -17,12 +18,14 @@ pub mod secret;
 pub mod x509;
 
 use std::{
+    collections::HashMap,
     net::IpAddr,
     path::PathBuf,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use kube::{Api, Client};
@@ -132,6 +135,47 @@ impl Trust {
     }
 }
 
+/// How long a CA of files is trusted beside another one: replicas see their mounts change at different times, some minutes apart.
+const FORMER: Duration = Duration::from_secs(600);
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+
+/// CAs that a webhook configuration names and the files (no longer, or not yet) do: since when that is so.
+#[derive(Clone, Debug, Default)]
+pub struct Former(Arc<Mutex<HashMap<(&'static str, String), Instant>>>);
+
+impl Former {
+    /// What a configuration of this kind shall name that names `stored` now, when the files say `own`. It stays as it is while it names
+    /// that, and nothing else for too long: replicas whose files differ do not undo each other's work.
+    pub fn joined(&self, kind: &'static str, own: &str, stored: &str, now: Instant) -> String {
+        let (ours, theirs) = (blocks(own), blocks(stored));
+        let foreign: Vec<&String> = theirs.iter().filter(|block| !ours.contains(block)).collect();
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.retain(|(of, block), _| *of != kind || foreign.contains(&block));
+        let mut is_kept =
+            |block: &String| now.saturating_duration_since(*since.entry((kind, block.clone())).or_insert(now)) < FORMER;
+        let kept: Vec<&String> = foreign.iter().copied().filter(|block| is_kept(block)).collect();
+        if !ours.is_empty() && kept.len() == foreign.len() && ours.iter().all(|block| theirs.contains(block)) {
+            return stored.to_owned();
+        }
+        let mut text = own.to_owned();
+        for block in kept {
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
+            text.push_str(block);
+        }
+        text
+    }
+}
+
+/// The certificates of a PEM text, each as a text that does not depend on how it was written.
+fn blocks(text: &str) -> Vec<String> {
+    let certificates = text.split(BEGIN).skip(1).filter_map(|rest| rest.split_once(END));
+    let lines = |body: &str| body.split_whitespace().map(|line| format!("{line}\n")).collect::<String>();
+    certificates.map(|(body, _)| format!("{BEGIN}\n{}{END}\n", lines(body))).collect()
+}
+
 /// The names under which an API server may call the webhooks, the usual one first: the host of the URL if there is one, the
 /// Service, loopback, and what the operator adds.
 pub fn names(service: &str, namespace: &str, domain: &str, url: Option<&str>, extra: &[String]) -> Vec<String> {
@@ -155,6 +199,34 @@ fn host(url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_former_ca_is_trusted_for_a_while_and_replicas_leave_each_others_alone() {
+        let pem = |name: &str| format!("{BEGIN}\n{name}\n{END}\n");
+        let (old, new, begun) = (pem("old"), pem("new"), Instant::now());
+        let (first, second) = (Former::default(), Former::default());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        // Nothing is there, or nothing else.
+        assert_eq!(first.joined("a", &old, "", at(0)), old);
+        assert_eq!(
+            first.joined("a", &old, &format!("# text\n{}", old.trim_end()), at(0)),
+            format!("# text\n{}", old.trim_end())
+        );
+        // The first replica sees the new files, the second one does not yet.
+        let both = first.joined("a", &new, &old, at(1));
+        assert_eq!(both, format!("{new}{old}"));
+        assert_eq!(second.joined("a", &old, &both, at(2)), both);
+        assert_eq!(first.joined("a", &new, &both, at(60)), both);
+        assert_eq!(second.joined("a", &new, &both, at(90)), both);
+        // Then the old one goes, in each configuration by its own time.
+        assert_eq!(first.joined("b", &new, &both, at(500)), both);
+        assert_eq!(first.joined("a", &new, &both, at(602)), new);
+        assert_eq!(second.joined("a", &new, &new, at(603)), new);
+        assert_eq!(first.joined("b", &new, &both, at(602)), both);
+        // One that comes again begins anew.
+        assert_eq!(first.joined("a", &new, &new, at(604)), new);
+        assert_eq!(first.joined("a", &new, &both, at(2000)), both);
+    }
 
     #[test]
     fn the_usual_name_comes_first() {

@@ -170,14 +170,15 @@ fn every_replica(
         &settings.tls.extra_names,
     );
     let (trusted, trusts) = watch::channel(None);
+    let bundle_changed = Arc::new(Notify::new());
     let check = SelfCheck {
         socket: sockets.webhook.local_addr()?,
         name: names.first().cloned().unwrap_or_default(),
         trusted: trusts,
         served: served.clone(),
+        untrusted: Arc::clone(&bundle_changed),
         readiness: readiness.clone(),
     };
-    let bundle_changed = Arc::new(Notify::new());
     let target = Target {
         client: client.clone(),
         name: settings.deployment.clone(),
@@ -185,6 +186,7 @@ fn every_replica(
         trust: trust(settings, client),
         bundle_changed: Arc::clone(&bundle_changed),
         trusted,
+        former: certificates::Former::default(),
         kinds: admission::kinds(&context),
     };
     tasks.spawn(
@@ -193,7 +195,10 @@ fn every_replica(
     );
     let first = readiness.hold("a webhook certificate");
     match files(&settings.flags) {
-        Some(files) => tasks.spawn("webhook certificate", files.follow(served.clone(), first, stop.clone())),
+        Some(files) => {
+            let (served, stop) = (served.clone(), stop.clone());
+            tasks.spawn("webhook certificate", async move { files.follow(served, &bundle_changed, first, stop).await });
+        }
         None => {
             let keeper = certificates::secret::Keeper {
                 client: client.clone(),
@@ -237,7 +242,7 @@ fn trust(settings: &Settings, client: &Client) -> Trust {
         _ if settings.tls.ca_injected => Trust::Injected,
         Some(files) => {
             let itself = settings.flags.webhook_url.is_some().then(|| files.cert.clone());
-            Trust::Files(std::iter::once(files.cert.with_file_name("ca.crt")).chain(itself).collect())
+            Trust::Files(std::iter::once(files.ca()).chain(itself).collect())
         }
         None => Trust::in_secret(client, &settings.namespace, &settings.tls.secret),
     }

@@ -19,7 +19,7 @@ use rustls::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::watch,
+    sync::{Notify, watch},
 };
 use tokio_rustls::TlsConnector;
 
@@ -44,6 +44,8 @@ pub struct SelfCheck {
     pub name: String,
     /// The CAs that the webhook configurations name (PEM).
     pub trusted: watch::Receiver<Option<String>>,
+    /// Told when the certificate does not fit them: they may say something else by now.
+    pub untrusted: Arc<Notify>,
     /// The certificate: a new one is checked at once.
     pub served: Served,
     /// Told of the outcome.
@@ -87,6 +89,9 @@ impl SelfCheck {
                 }
                 Err(failure) => {
                     failures += 1;
+                    if matches!(failure, Failure::Untrusted { .. }) {
+                        self.untrusted.notify_one();
+                    }
                     let text = Chain(&failure).to_string();
                     // While the start is under way some things are not there yet.
                     if failures >= FAILURES && complaint.as_ref() != Some(&text) {
@@ -170,6 +175,7 @@ mod tests {
                 socket: SocketAddr::from(([0_u16; 8], port)),
                 name: "localhost".to_owned(),
                 trusted: watch::channel(None).1,
+                untrusted: Arc::default(),
                 served: Served::default(),
                 readiness: Readiness::default(),
             };

@@ -4,7 +4,10 @@
 //! with the chart, and only the `caBundle` is filled in. Every replica does so; each write is based on the version that was
 //! read *before* the CAs were read, so a replica that lags cannot take back what another one has added.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use daemon::Stop;
 use k8s_openapi::{
@@ -20,7 +23,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     admission::Webhook,
-    certificates::{Trust, TrustError},
+    certificates::{Former, Trust, TrustError},
     trouble::Explained,
 };
 
@@ -46,6 +49,8 @@ pub struct Target {
     pub bundle_changed: Arc<Notify>,
     /// Is told which CAs they name.
     pub trusted: watch::Sender<Option<String>>,
+    /// CAs that they name a while longer.
+    pub former: Former,
     /// The admitted kinds.
     pub kinds: Vec<Webhook>,
 }
@@ -133,7 +138,14 @@ impl Target {
         loop {
             // In this order: see above.
             let stored = api.get_opt(&self.name).await.map_err(failed("read"))?;
-            let ca = self.trust.bundle().await?.map(|ca| ByteString(ca.into_bytes()));
+            let mut ca = self.trust.bundle().await?;
+            if matches!(self.trust, Trust::Files(_))
+                && let (Some(own), Some(mut stored)) = (&ca, stored.clone())
+            {
+                let stored = named(stored.targets()).unwrap_or_default();
+                ca = Some(self.former.joined(K::KIND, own, &stored, Instant::now()));
+            }
+            let ca = ca.map(|ca| ByteString(ca.into_bytes()));
             if ca.is_none() && matches!(self.trust, Trust::Secret(..)) {
                 return Err(Error::NoCa);
             }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use daemon::{Chain, Stop, health::Guard};
+use tokio::sync::Notify;
 
 use super::{
     Served,
@@ -37,15 +38,27 @@ enum Error {
 
 impl Files {
     /// Shows what the files hold, until `stop`. A pair that cannot be used is reported and tried again; what was shown
-    /// before is shown on.
-    pub async fn follow(self, served: Served, first: Guard, stop: Stop) -> Result<(), std::convert::Infallible> {
-        let (mut first, mut seen, mut complaint) = (Some(first), None, None);
+    /// before is shown on. `bundle_changed` is told of a new pair, or CA.
+    pub async fn follow(
+        self,
+        served: Served,
+        bundle_changed: &Notify,
+        first: Guard,
+        stop: Stop,
+    ) -> Result<(), std::convert::Infallible> {
+        let (mut first, mut seen, mut complaint, mut known) = (Some(first), None, None, None);
         loop {
+            let ca = tokio::fs::read_to_string(self.ca()).await.ok();
+            if ca.is_some() && ca != known {
+                known = ca;
+                bundle_changed.notify_one();
+            }
             match self.read().await {
                 Ok(read) if seen.as_ref() == Some(&read) => {}
                 Ok(read) => match self.show(&served, &read) {
                     Ok(()) => {
                         (seen, complaint) = (Some(read), None);
+                        bundle_changed.notify_one();
                         drop(first.take());
                     }
                     Err(error) => complain(&mut complaint, &error),
@@ -56,6 +69,11 @@ impl Files {
                 return Ok(());
             }
         }
+    }
+
+    /// The CA beside the certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.cert.with_file_name("ca.crt")
     }
 
     async fn read(&self) -> Result<(String, String), Error> {

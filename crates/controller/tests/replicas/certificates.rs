@@ -195,6 +195,50 @@ async fn files_are_followed_and_an_expired_certificate_is_recovered_from() {
     replica.end().await;
 }
 
+/// `spiderpoolController.tls.method: provided`: certificate and CA are exchanged for those of another authority.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_another_authority_are_taken_without_a_pause() {
+    use controller::certificates::authority::{Plan, Policy, plan};
+    let (client, _server) = api_server().await;
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["127.0.0.1", "spiderpool-controller.kube-system.svc"].map(str::to_owned).to_vec();
+    let day = Duration::from_secs(86_400);
+    let policy = Policy { names, ca_validity: day, leaf_validity: day, settle: Duration::ZERO };
+    let make = || {
+        let plan = plan(&policy, None, controller::certificates::x509::now(), false).unwrap();
+        let Plan::Write(material, _) = plan else { panic!("nothing made") };
+        material
+    };
+    let (first, other) = (make(), make());
+    mount(dir.path(), "v1", &first);
+    let replica = Replica::start(&client, "a", None, BOTH, &[], |settings| {
+        settings.flags.tls_server_cert = Some(dir.path().join("tls.crt"));
+        settings.flags.tls_server_key = Some(dir.path().join("tls.key"));
+    })
+    .await;
+    replica.ready().await;
+    refused(&client).await.unwrap();
+
+    mount(dir.path(), "v2", &other);
+    let ready = || assert_eq!(replica.readiness.check(), Ok(()));
+    eventually("the certificate of the other authority is shown", || async {
+        ready();
+        handshake(replica.webhook, &other.ca).await.ok()
+    })
+    .await;
+    eventually("the webhook is called", || async {
+        ready();
+        refused(&client).await.ok()
+    })
+    .await;
+    // A replica whose mount still has the old files is called too.
+    for bundle in bundles(&client).await {
+        assert!(bundle.contains(other.ca.trim()) && bundle.contains(first.ca.trim()), "{bundle}");
+    }
+    ready();
+    replica.end().await;
+}
+
 /// What cert-manager's CA injector does, which reads the Secret that the files are mounted from.
 async fn inject(client: &Client, ca: &str) {
     let ca = ByteString(ca.as_bytes().to_vec());
@@ -277,11 +321,17 @@ async fn with_cert_manager_no_ca_is_made_or_written_and_a_renewed_certificate_is
     mount(dir.path(), "v3", &other);
     inject(&client, &other.ca).await;
     eventually("the certificate of the other authority is shown", || async {
+        assert_eq!(replica.readiness.check(), Ok(()));
         handshake(replica.webhook, &other.ca).await.ok()
     })
     .await;
     eventually("the webhook is called", || async { refused(&client).await.ok() }).await;
-    replica.ready().await;
+    // Long enough for a replica to notice that its certificate is not trusted, if it still believes the old CA.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(17) {
+        assert_eq!(replica.readiness.check(), Ok(()), "after {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert!(bundles(&client).await.iter().all(|bundle| *bundle == other.ca), "what was injected stays");
     assert_eq!(secrets(&client).get_opt(SECRET).await.unwrap(), None, "none of our own");
     replica.end().await;
