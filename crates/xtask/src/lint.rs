@@ -4,19 +4,19 @@ use anyhow::{Result, bail};
 
 use crate::report::{Check, step};
 use crate::run::{cargo, has, passed_on, root};
-use crate::{chart, deps, generate};
+use crate::{chart, deps, generate, setup};
 
 /// The version of cargo-deny that this repository's `deny.toml` was written for.
 const CARGO_DENY: &str = "0.20";
 
 /// Runs every check; a failing one does not stop the next.
 pub fn run() -> Result<Vec<Check>> {
+    setup::checkers();
     Ok(vec![
-        step("format", cargo_step(&["fmt", "--all", "--check"], None)),
-        step(
-            "clippy",
-            cargo_step(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], None),
-        ),
+        if_there("format", "rustfmt", || cargo_step(&["fmt", "--all", "--check"], None)),
+        if_there("clippy", "clippy", || {
+            cargo_step(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], None)
+        }),
         step(
             "documentation",
             cargo_step(
@@ -31,6 +31,15 @@ pub fn run() -> Result<Vec<Check>> {
         step("READMEs", readmes()),
         licences(),
     ])
+}
+
+/// A check that takes a component of the toolchain; without it the check is skipped.
+fn if_there(name: &str, component: &str, check: impl FnOnce() -> Result<()>) -> Check {
+    if setup::has_component(component) {
+        return step(name, check());
+    }
+    let what = format!("{name}: the toolchain has no {component} (`rustup component add {component}`)");
+    Check::Skipped { count: 1, what }
 }
 
 fn cargo_step(args: &[&str], rustdocflags: Option<&str>) -> Result<()> {
@@ -84,4 +93,16 @@ fn readmes() -> Result<()> {
         bail!("README.md has {} headings, code lines and rows, README-zh_CN.md {}", english.len(), chinese.len());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_without_its_program_is_skipped_and_says_why() {
+        let check = if_there("format", "no-such-component", || panic!("it was run"));
+        let Check::Skipped { count: 1, what } = check else { panic!("it counts as run") };
+        assert_eq!(what, "format: the toolchain has no no-such-component (`rustup component add no-such-component`)");
+    }
 }

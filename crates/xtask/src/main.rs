@@ -68,7 +68,7 @@ enum Command {
     },
     /// Writes the container images as OCI archives, with their bills of materials.
     Images(images::Args),
-    /// Installs the packages and the Rust target that the other commands need.
+    /// Installs the packages, the Rust target and the components of the toolchain that the other commands need.
     Setup,
 }
 
@@ -85,7 +85,10 @@ fn main() -> ExitCode {
         Command::Rbac { check } => generate::rbac(check).map(|()| ExitCode::SUCCESS),
         Command::ChartReadme { check } => chart::readme(check).map(|()| ExitCode::SUCCESS),
         Command::Images(args) => images::run(&args),
-        Command::Setup => setup::everything().map(|()| ExitCode::SUCCESS),
+        Command::Setup => setup::everything().map(|()| {
+            setup::checkers();
+            ExitCode::SUCCESS
+        }),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -4,7 +4,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::run::{command, has, output, passed_on, root};
+use crate::run::{cargo, command, has, output, passed_on, root};
 
 /// The target of everything that runs on a node.
 pub const MUSL: &str = "x86_64-unknown-linux-musl";
@@ -112,6 +112,31 @@ fn musl_target() -> Result<()> {
     let mut add = command("rustup");
     add.args(["target", "add", MUSL]);
     passed_on(add)
+}
+
+/// The components of the toolchain that the lane `lint` calls; a minimal toolchain has none of them.
+const CHECKERS: [&str; 2] = ["rustfmt", "clippy"];
+
+/// Adds what of them is missing, where that is possible; the checks that still lack theirs are skipped.
+pub fn checkers() {
+    let missing: Vec<&str> = CHECKERS.into_iter().filter(|name| !has_component(name)).collect();
+    if missing.is_empty() || !has("rustup") {
+        return;
+    }
+    eprintln!("==> adding to the toolchain: {}", missing.join(", "));
+    let mut add = command("rustup");
+    add.args(["component", "add"]).args(missing);
+    if let Err(error) = passed_on(add) {
+        eprintln!("xtask: {error:#}");
+    }
+}
+
+/// Whether the toolchain has a component that is called through cargo. The file alone says nothing: rustup has one for each component, which
+/// fails where that is not installed.
+pub fn has_component(component: &str) -> bool {
+    let mut ask = cargo();
+    ask.args([if component == "rustfmt" { "fmt" } else { component }, "--version"]);
+    output(ask).is_ok()
 }
 
 /// Whether this process is root.
