@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::lanes::verdict;
 use crate::report::{Check, step};
-use crate::run::{cargo, command, has, output, passed_on, root, teed};
+use crate::run::{cargo, command, has, output, passed_on, reported, root, teed};
 use crate::{cluster, kube};
 
 /// The name of the cluster: a control plane without nodes.
@@ -102,8 +102,8 @@ struct Artifact {
 /// Builds a test program, with the features that the workspace's tests have.
 fn program(test: &str) -> Result<PathBuf> {
     let mut build = cargo();
-    build.args(["test", "--locked", "--workspace", "--test", test, "--no-run", "--message-format", "json"]);
-    let text = output(build)?;
+    build.args(["test", "--locked", "--workspace", "--test", test, "--no-run"]);
+    let text = reported(&format!("the test program {test}"), build)?;
     let programs = text.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok()?.executable);
     let programs: Vec<PathBuf> =
         programs.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(test))).collect();

@@ -22,7 +22,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 
 use crate::report::{Check, conclude, step};
-use crate::run::{cargo, command, output, teed};
+use crate::run::{cargo, command, output, reported, teed};
 use crate::{chart, cluster, contract, demo, images, kube, lint, setup, signals};
 
 /// Which lanes to run.
@@ -126,9 +126,9 @@ fn netns() -> Result<Vec<Check>> {
         return Ok(vec![Check::Skipped { count: 1, what: "netns: needs root".to_owned() }]);
     }
     let mut build = cargo();
-    build.args(["test", "--locked", "--workspace", "--no-run", "--message-format", "json"]);
+    build.args(["test", "--locked", "--workspace", "--no-run"]);
     let mut checks = Vec::new();
-    for line in output(build)?.lines() {
+    for line in reported("the tests of all crates", build)?.lines() {
         let Ok(artifact) = serde_json::from_str::<Artifact>(line) else { continue };
         let (Some(program), Some(target), Some(profile)) = (artifact.executable, artifact.target, artifact.profile)
         else {

@@ -60,6 +60,13 @@ pub fn output(mut command: Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Has cargo build and returns what it reports, a line of JSON for each thing that was built; progress and errors go to the terminal.
+pub fn reported(what: &str, mut cargo: Command) -> Result<String> {
+    eprintln!("==> building {what}");
+    cargo.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    output(cargo)
+}
+
 /// Runs a command, passes its standard output on line by line and returns it with the verdict. Signals leave it the time to clear up.
 pub fn teed(mut command: Command) -> Result<(String, bool)> {
     let mut child = signals::spawn(command.stdout(Stdio::piped()))?;
