@@ -111,10 +111,7 @@ pub async fn run(args: &Args) -> Result<()> {
         total.median() <= goal,
         "0.2 s (IPv4), 1.65 s (dual stack), with probes",
     );
-    println!(
-        "  of it the standard main plugin without its IPAM: see bench/RESULTS.md; agent ready after {}",
-        shown(agent.ready_after)
-    );
+    println!("  agent ready after {}", shown(agent.ready_after));
     Ok(())
 }
 
