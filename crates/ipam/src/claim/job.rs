@@ -136,7 +136,11 @@ impl Job {
             },
             (Phase::Reading, _) if self.purpose == Purpose::Settle && in_use => Next::Phase(Phase::Creating),
             (Phase::Reading, _) => Next::End(End::Gone, None),
-            (_, _) => Next::Phase(Phase::Reading),
+            (_, other) => {
+                self.failures += 1;
+                self.last_failure = format!("unexpected answer: {other:?}");
+                Next::Phase(Phase::Reading)
+            }
         }
     }
 

@@ -297,7 +297,7 @@ impl Claims {
         let Some(slot) = self.slot(id) else { return };
         match (slot.phase.clone(), outcome) {
             (Phase::Creating(claim) | Phase::Checking(claim), Outcome::Unknown(reason)) => {
-                self.create_unknown(id, claim, reason, context);
+                self.create_failed(id, claim, (true, reason), context);
             }
             (Phase::TakingOver(Stored { claim, .. }) | Phase::CheckingTakeOver(claim), Outcome::Unknown(reason)) => {
                 self.take_over_unknown(id, claim, reason, context);
@@ -323,25 +323,46 @@ impl Claims {
                 self.fail_add(id.0, error, context);
             }
             Outcome::Exists if !slot.uncertain => self.taken(id, &claim, context),
-            _ => {
+            // Perhaps by an earlier try.
+            Outcome::Exists => {
+                slot.failures += 1;
                 slot.phase = Phase::Checking(claim);
                 self.run_slot(id, context);
+            }
+            other => {
+                self.create_failed(id, claim, (false, format!("unexpected answer to a create: {other:?}")), context)
             }
         }
     }
 
-    fn create_unknown(&mut self, id: SlotId, claim: Claim, reason: String, context: &mut Context<'_>) {
+    /// A create that has no result. `silent`: the API server did not answer, so it may have happened.
+    fn create_failed(&mut self, id: SlotId, claim: Claim, (silent, reason): (bool, String), context: &mut Context<'_>) {
         let Some(slot) = self.slot(id) else { return };
         slot.failures += 1;
-        slot.uncertain = true;
+        slot.uncertain |= silent;
         if slot.failures < MAX_FAILURES {
             slot.phase = Phase::Checking(claim);
             return self.run_slot(id, context);
         }
+        self.give_create_up(id, claim, (silent, reason), context);
+    }
+
+    fn give_create_up(
+        &mut self,
+        id: SlotId,
+        claim: Claim,
+        (silent, reason): (bool, String),
+        context: &mut Context<'_>,
+    ) {
+        let Some(slot) = self.slot(id) else { return };
+        let uncertain = slot.uncertain;
         slot.phase = Phase::Dropped;
-        let error =
-            AddError::Unreachable { action: format!("claiming {} of pool {}", claim.address, claim.pool), reason };
-        self.drop_create(id, claim, true, context);
+        let error = if silent {
+            AddError::Unreachable { action: format!("claiming {} of pool {}", claim.address, claim.pool), reason }
+        } else {
+            AddError::Refused { address: claim.address, pool: claim.pool.clone(), reason }
+        };
+        self.drop_create(id, claim, uncertain, context);
         self.fail_add(id.0, error, context);
     }
 
@@ -350,6 +371,10 @@ impl Claims {
         match outcome {
             Outcome::Stored(stored) if same_use(&stored.claim, &claim) => self.claimed(id, stored, Use::Unused, true),
             Outcome::Stored(_) => self.taken(id, &claim, context),
+            Outcome::NotFound if self.slot(id).is_some_and(|slot| slot.failures >= MAX_FAILURES) => {
+                let reason = "the name is taken, and nobody has it".to_owned();
+                self.give_create_up(id, claim, (false, reason), context);
+            }
             Outcome::NotFound => {
                 // The create may still be on its way, so the same address is tried again, never another one beside it.
                 self.doubt(claim.clone());
@@ -358,7 +383,7 @@ impl Claims {
                 }
                 self.run_slot(id, context);
             }
-            other => self.create_unknown(id, claim, format!("unexpected answer to a read: {other:?}"), context),
+            other => self.create_failed(id, claim, (true, format!("unexpected answer to a read: {other:?}")), context),
         }
     }
 
@@ -371,10 +396,7 @@ impl Claims {
                 slot.phase = Phase::Dropped;
                 self.fail_add(id.0, AddError::Refused { address: claim.address, pool: claim.pool, reason }, context);
             }
-            _ => {
-                slot.phase = Phase::CheckingTakeOver(claim);
-                self.run_slot(id, context);
-            }
+            other => self.take_over_unknown(id, claim, format!("unexpected answer to an update: {other:?}"), context),
         }
     }
 

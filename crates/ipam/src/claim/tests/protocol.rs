@@ -366,6 +366,63 @@ fn a_refusal_of_the_api_server_is_told_with_address_and_pool() {
 }
 
 #[test]
+fn a_create_that_is_never_accepted_ends_the_add() {
+    for (answer, told) in [(Outcome::Conflict, "Conflict"), (Outcome::NotFound, "NotFound"), (Outcome::Exists, "taken")]
+    {
+        let mut world = Single::new(Vec::new());
+        let ticket = world.ask(|ticket| Event::Add(ticket, add("a", "c", "eth0", vec![want("eth0", &[one()])])));
+        if answer == Outcome::Exists {
+            // Otherwise the name is somebody else's.
+            world.reply(unknown());
+        }
+        let mut rounds = 0;
+        while !world.answers.contains_key(&ticket) {
+            let (create, read) =
+                (matches!(world.calls[0].1, Call::Create(_)), matches!(world.calls[0].1, Call::Read(_)));
+            assert!(create || read, "{:?}", world.calls);
+            rounds += u32::from(create);
+            assert!(rounds <= 4, "{answer:?} for ever");
+            world.reply(Some(if create { answer.clone() } else { Outcome::NotFound }));
+        }
+        let error = world.added(ticket).unwrap_err().to_string();
+        assert!(
+            error.starts_with("API server refused the claim of 10.0.0.1 in pool one: ") && error.contains(told),
+            "{error}"
+        );
+        world.settle();
+        assert!(world.claims.is_idle() && world.claims.all().next().is_none());
+        assert!(world.add_now(add("b", "b", "eth0", vec![want("eth0", &[one()])])).is_ok(), "the address is free");
+    }
+}
+
+#[test]
+fn a_write_that_always_conflicts_is_not_repeated_without_pause() {
+    let mut world = with(vec![stored("10.0.0.1", "a", "c", "eth0")]);
+    let mut pauses = Vec::new();
+    let mut effects = world.claims.step(Event::PodGone { uid: "uid-of-a".into(), interfaces_gone: true }, &mut || 0);
+    for _ in 0..8 {
+        let Some(Effect::Call { op, after, call }) = effects.pop() else { panic!("it goes on") };
+        pauses.push(after.as_millis());
+        let outcome = match call {
+            Call::Delete { .. } => Outcome::Conflict,
+            call => world.api.apply("node", &call, &mut super::world::Random(1)),
+        };
+        effects = world.claims.step(Event::Reply(op, outcome), &mut || 0);
+    }
+    assert!(pauses.last() > Some(&100), "{pauses:?}");
+    let mut other = with(vec![stored("10.0.0.1", "a", "c", "eth0")]);
+    let ticket = other.ask(|ticket| Event::Add(ticket, add("a", "c2", "eth0", vec![want("eth0", &[one()])])));
+    for _ in 0..8 {
+        if !other.answers.contains_key(&ticket) {
+            let update = matches!(other.calls[0].1, Call::Update { .. });
+            other.reply(update.then_some(Outcome::Conflict));
+        }
+    }
+    let error = other.added(ticket).unwrap_err().to_string();
+    assert!(error.contains("taking 10.0.0.1 over") && error.contains("Conflict"), "{error}");
+}
+
+#[test]
 fn an_add_for_nothing_says_so() {
     let mut world = Single::new(Vec::new());
     let error = world.add_now(add("a", "c", "eth0", Vec::new())).unwrap_err().to_string();
