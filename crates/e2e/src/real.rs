@@ -6,6 +6,7 @@ mod access;
 mod addresses;
 mod basics;
 mod by_hand;
+mod certificates;
 mod endings;
 mod guide;
 mod install;

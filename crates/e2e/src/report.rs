@@ -24,6 +24,11 @@ impl Verdict {
     pub fn new(passed: bool, expected: impl Into<String>, seen: impl Into<String>) -> Self {
         Self { expected: expected.into(), seen: seen.into(), passed }
     }
+
+    /// Whether what was seen is as expected.
+    pub fn passed(&self) -> bool {
+        self.passed
+    }
 }
 
 /// Writes the story and counts the checks.

@@ -27,19 +27,36 @@ const FLAGS: [&str; 1] = ["-trimpath"];
 struct Module {
     name: &'static str,
     programs: &'static [&'static str],
+    /// What comes beside them out of the module's source.
+    files: Option<Files>,
     /// How long a cold build takes on two cores, for the reader who waits.
     takes: &'static str,
 }
 
-const MODULES: [Module; 6] = [
+/// Files of a Go module's source.
+struct Files {
+    module: &'static str,
+    /// Where they are in the module.
+    folder: &'static str,
+    /// Where they go, below the programs' directory.
+    names: &'static [&'static str],
+}
+
+const MODULES: [Module; 7] = [
     Module {
         name: "kubernetes",
         programs: &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"],
+        files: None,
         takes: "about 5 minutes",
     },
-    Module { name: "etcd", programs: &["etcd"], takes: "about a minute" },
-    Module { name: "containerd", programs: &["containerd", "containerd-shim-runc-v2", "ctr"], takes: "about a minute" },
-    Module { name: "helm", programs: &["helm"], takes: "about 3 minutes" },
+    Module { name: "etcd", programs: &["etcd"], files: None, takes: "about a minute" },
+    Module {
+        name: "containerd",
+        programs: &["containerd", "containerd-shim-runc-v2", "ctr"],
+        files: None,
+        takes: "about a minute",
+    },
+    Module { name: "helm", programs: &["helm"], files: None, takes: "about 3 minutes" },
     Module {
         name: "cni",
         programs: &[
@@ -63,9 +80,27 @@ const MODULES: [Module; 6] = [
             "cni/vlan",
             "cni/vrf",
         ],
+        files: None,
         takes: "a few seconds",
     },
-    Module { name: "multus", programs: &["multus", "install_multus"], takes: "about 2 minutes" },
+    Module { name: "multus", programs: &["multus", "install_multus"], files: None, takes: "about 2 minutes" },
+    Module {
+        name: "cert-manager",
+        programs: &["cert-manager/cainjector", "cert-manager/controller"],
+        files: Some(Files {
+            module: "github.com/cert-manager/cert-manager",
+            folder: "deploy/crds",
+            names: &[
+                "cert-manager/crd-certificaterequests.yaml",
+                "cert-manager/crd-certificates.yaml",
+                "cert-manager/crd-challenges.yaml",
+                "cert-manager/crd-clusterissuers.yaml",
+                "cert-manager/crd-issuers.yaml",
+                "cert-manager/crd-orders.yaml",
+            ],
+        }),
+        takes: "about 4 minutes",
+    },
 ];
 
 /// What a machine has to offer.
@@ -179,6 +214,11 @@ impl Module {
         root().join("hack/kubernetes").join(self.name)
     }
 
+    /// Everything that it gives.
+    fn outcome(&self) -> impl Iterator<Item = &'static str> {
+        self.programs.iter().chain(self.files.iter().flat_map(|files| files.names)).copied()
+    }
+
     /// Everything that decides what comes out, as a hash.
     fn key(&self) -> Result<String> {
         let mut text = self.flags()?.join(" ").into_bytes();
@@ -186,6 +226,7 @@ impl Module {
             let path = self.source().join(file);
             text.extend(fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
         }
+        text.extend(self.files.iter().flat_map(|files| files.names).flat_map(|name| name.bytes()));
         digest(&text)
     }
 
@@ -247,22 +288,38 @@ impl Module {
             let last = lines[lines.len().saturating_sub(20)..].join("\n");
             bail!("cannot build hack/kubernetes/{}: {status}\n{last}", self.name);
         }
-        let absent: Vec<&str> = self.programs.iter().copied().filter(|name| !part.join(name).is_file()).collect();
+        for name in self.files.iter().flat_map(|files| files.names) {
+            self.copy(name, &part.join(name))?;
+        }
+        let absent: Vec<&str> = self.outcome().filter(|name| !part.join(name).is_file()).collect();
         ensure!(absent.is_empty(), "hack/kubernetes/{} gave no {}", self.name, absent.join(", "));
         fs::rename(&part, dir).with_context(|| format!("cannot make {}", dir.display()))?;
         fs::remove_file(&log).with_context(|| format!("cannot remove {}", log.display()))?;
         eprintln!("==> {} built in {} s", self.name, started.elapsed().as_secs());
         Ok(())
     }
+
+    /// Copies one of [`Module::files`].
+    fn copy(&self, name: &str, to: &Path) -> Result<()> {
+        let Some(files) = &self.files else { return Ok(()) };
+        let mut list = command("go");
+        list.args(["list", "-m", "-f", "{{.Dir}}", files.module]).current_dir(self.source());
+        list.env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");
+        let name = Path::new(name).file_name().context("a file without a name")?;
+        let from = Path::new(output(list)?.trim()).join(files.folder).join(name);
+        fs::copy(&from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        Ok(())
+    }
 }
 
-/// One directory with all programs, as hard links: it appears when it is complete.
+/// One directory with everything, as hard links: it appears when it is complete.
 fn link(cache: &Path, modules: &[PathBuf], all: &Path) -> Result<()> {
     let part = cache.join("part-all");
     remove(&part)?;
-    fs::create_dir_all(part.join("cni")).with_context(|| format!("cannot make {}", part.display()))?;
     for (module, dir) in MODULES.iter().zip(modules) {
-        for name in module.programs {
+        for name in module.outcome() {
+            let folder = part.join(name).parent().map_or_else(|| part.clone(), Path::to_path_buf);
+            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
             fs::hard_link(dir.join(name), part.join(name))
                 .with_context(|| format!("cannot link {} into {}", dir.join(name).display(), part.display()))?;
         }
@@ -270,10 +327,9 @@ fn link(cache: &Path, modules: &[PathBuf], all: &Path) -> Result<()> {
     fs::rename(&part, all).with_context(|| format!("cannot make {}", all.display()))
 }
 
-/// The programs that a directory lacks.
+/// What a directory lacks.
 fn missing(dir: &Path) -> Vec<&'static str> {
-    let programs = MODULES.iter().flat_map(|module| module.programs).copied();
-    programs.filter(|name| !dir.join(name).is_file()).collect()
+    MODULES.iter().flat_map(Module::outcome).filter(|name| !dir.join(name).is_file()).collect()
 }
 
 /// Why this machine cannot build; none if it can.

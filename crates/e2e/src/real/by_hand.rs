@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
+use super::certificates::{self, refusal};
 use super::install;
 use super::leaving::{self, left};
-use super::product::{NAMESPACE, NETWORK, Product, seconds};
+use super::product::{NAMESPACE, Product, seconds};
 use super::workloads::workload;
 use crate::report::{Report, Verdict};
 
@@ -22,8 +22,10 @@ pub fn tell(product: &Product<'_>, report: &mut Report) {
     report.check("H2", "the network is declared", install::network(product.access));
     report.check("H3", "the leader goes: the other leads, and admission answers all the time", leader_goes(product));
     report.check("H4", "helm upgrade changes who plays Multus; pods start", other_multus(product));
-    report.check("H5", "helm upgrade to a certificate of the operator's", provided(product));
-    report.check("H6", "helm rollback", rolled_back(product));
+    report.check("H5", "helm upgrade to a certificate of the operator's", certificates::provided(product));
+    report.check("H6", "helm rollback", certificates::rolled_back(product));
+    report.check("H6b", "the same for cert-manager's, and back", certificates::of_cert_manager(product));
+    report.check("H6c", "controllers in the cluster's own network, and back", own_network(product));
     report.check("H7", "the chart rendered and applied, without hooks", applied(product));
     report.check("H8", "API, kernel, pods and pools agree", product.agreement());
     report.check("H9", "removed by hand, without controller and hooks: nothing is left", removed(product));
@@ -38,13 +40,6 @@ fn installed(product: &Product<'_>) -> Result<Verdict> {
     let nodes: Vec<&str> = pods.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str()).collect();
     let seen = format!("controllers on {}; ready after {}", nodes.join(", "), seconds(took));
     Ok(Verdict::new(nodes.len() == 2, "two controllers", seen))
-}
-
-/// A pool that admission must refuse; the error says by what.
-fn refusal(product: &Product<'_>) -> Result<String> {
-    let pool = NETWORK.rsplit("---").next().unwrap_or_default();
-    let wrong = pool.replace("name: rack", "name: wrong").replace("gateway: 10.50.0.1", "gateway: 10.50.0.256");
-    Ok(format!("{:#}", product.access.apply(&wrong).err().context("a wrong pool was accepted")?))
 }
 
 fn leader(product: &Product<'_>) -> Result<String> {
@@ -82,50 +77,18 @@ fn other_multus(product: &Product<'_>) -> Result<Verdict> {
     product.agreement()
 }
 
-/// Certificate, key and authority in PEM, as an operator has them.
-fn certificate() -> Result<[String; 3]> {
-    let mut authority = CertificateParams::new(Vec::<String>::new()).context("no authority")?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate().context("cannot make a key")?;
-    let ca = authority.self_signed(&ca_key).context("cannot make an authority")?;
-    let issuer = Issuer::new(authority, ca_key);
-    let name = format!("spiderpool-controller.{NAMESPACE}.svc");
-    let key = KeyPair::generate().context("cannot make a key")?;
-    let params = CertificateParams::new(vec![name]).context("no certificate for that name")?;
-    let made = params.signed_by(&key, &issuer).context("cannot make a certificate")?;
-    Ok([made.pem(), key.serialize_pem(), ca.pem()])
-}
-
-fn provided(product: &Product<'_>) -> Result<Verdict> {
-    let files = certificate()?;
-    for (name, content) in ["tls.crt", "tls.key", "ca.crt"].iter().zip(&files) {
-        product.write(name, content)?;
-    }
-    product.release(product.guides.upgrade.script("Certificates", 0)?, &product.chart(), &[])?;
-    let used = product
-        .play("kubectl -n kube-system get secret spiderpool-webhook -o jsonpath='{.data.ca\\.crt}' | base64 -d")?;
-    ensure!(used.trim() == files[2].trim(), "the Secret has another authority than the operator's");
-    let refused = refusal(product)?;
-    let path = "jsonpath={.webhooks[0].clientConfig.caBundle}";
-    let name =
-        product.access.kubectl("get validatingwebhookconfigurations -o name -l app.kubernetes.io/name=spiderpool")?;
-    let bundle = product.access.words(&["kubectl", "get", name.trim(), "-o", path])?;
-    let stored = product.play("base64 -w0 < ca.crt")?;
-    Ok(Verdict::new(
-        refused.contains("spec.gateway") && bundle.trim() == stored.trim(),
-        "a wrong pool refused by its field, the operator's authority in the webhooks",
-        format!("authority is the operator's: {}; {refused}", bundle.trim() == stored.trim()),
-    ))
-}
-
-fn rolled_back(product: &Product<'_>) -> Result<Verdict> {
-    product.play(product.guides.upgrade.script("Back", 0)?)?;
+/// Controllers without the nodes' network, which pods have here by the cluster's own plugin.
+fn own_network(product: &Product<'_>) -> Result<Verdict> {
+    let values = ["--set", "spiderpoolController.hostnetwork=false", "--set", "multus.multusCNI.defaultCniCRName="];
+    product.upgrade(&product.chart(), &values)?;
     product.rolled_out()?;
-    let refused = product.access.until("admission", Duration::from_secs(60), || {
-        Ok(Some(refusal(product)?).filter(|refused| refused.contains("spec.gateway")))
-    })?;
-    let method = product.helm(&["get", "values", "spiderpool", "-n", NAMESPACE, "-o", "json"])?.expect_success()?;
-    Ok(Verdict::new(!method.contains("provided"), "the values of before, a wrong pool refused by its field", refused))
+    let pods = product.access.list(&format!("pods -n {NAMESPACE} {CONTROLLERS}"))?;
+    let addresses: Vec<&str> = pods.iter().filter_map(|pod| pod["status"]["podIP"].as_str()).collect();
+    let own = !addresses.is_empty() && addresses.iter().all(|address| address.starts_with("10.244."));
+    let seen = format!("controllers at {}; {}", addresses.join(", "), refusal(product)?);
+    let back = certificates::rolled_back(product)?;
+    let passed = own && back.passed() && seen.contains("spec.gateway");
+    Ok(Verdict::new(passed, "addresses of 10.244.x; a wrong pool refused by its field", seen))
 }
 
 /// As a tool does that renders and applies: with the values of the release in a file.
