@@ -136,7 +136,7 @@ async fn serve(
         let (records, endpoints) = (records.clone(), endpoints.clone());
         move |pod: PodKey, left: &dyn Fn() -> Vec<Stored>| match records.keep_claimed(&pod.uid, left) {
             Kept::Nothing => endpoints.remove(&pod.namespace, &pod.name, &pod.uid),
-            Kept::Less(record) => endpoints.put(record),
+            Kept::Less(record) => endpoints.shrink(record),
             Kept::All => {}
         }
     };

@@ -34,14 +34,21 @@ struct Inner {
 /// What is to be written for one pod name.
 #[derive(Clone, Debug, PartialEq)]
 enum Wanted {
+    /// What an ADD told.
     Put(Arc<Record>),
-    Remove { namespace: String, name: String, uid: String },
+    /// What is left of that, or was told before this process started: gives way to whatever another pod of the name shall have.
+    Shrink(Arc<Record>),
+    Remove {
+        namespace: String,
+        name: String,
+        uid: String,
+    },
 }
 
 impl Wanted {
     fn uid(&self) -> &str {
         match self {
-            Self::Put(record) => &record.uid,
+            Self::Put(record) | Self::Shrink(record) => &record.uid,
             Self::Remove { uid, .. } => uid,
         }
     }
@@ -75,10 +82,16 @@ impl EndpointQueue {
         }))
     }
 
-    /// The endpoint shall tell this.
+    /// The endpoint shall tell this, which an ADD was answered.
     pub fn put(&self, record: Arc<Record>) {
         let key = key(&record.namespace, &record.name);
         self.want(key, Wanted::Put(record));
+    }
+
+    /// The endpoint shall tell this, unless it is about to tell of another pod of the name.
+    pub fn shrink(&self, record: Arc<Record>) {
+        let key = key(&record.namespace, &record.name);
+        self.want(key, Wanted::Shrink(record));
     }
 
     /// The endpoint of this pod shall be gone.
@@ -108,11 +121,12 @@ impl EndpointQueue {
     }
 }
 
-/// The newest state counts, but the end of an earlier pod of the name does not undo what its successor shall have: that write
-/// replaces the earlier pod's endpoint anyway.
+/// The newest state counts, but the end of an earlier pod of the name, or of one of its NICs, does not undo what its successor shall have:
+/// that write replaces the earlier pod's endpoint anyway.
 fn supersedes(wanted: &Wanted, pending: Option<&Wanted>) -> bool {
     match (wanted, pending) {
-        (Wanted::Remove { uid, .. }, Some(Wanted::Put(record))) => *uid == record.uid,
+        (Wanted::Remove { uid, .. }, Some(Wanted::Put(record) | Wanted::Shrink(record))) => *uid == record.uid,
+        (Wanted::Shrink(record), Some(pending)) => record.uid == pending.uid(),
         _ => true,
     }
 }
@@ -184,7 +198,7 @@ impl Inner {
         let last = last.filter(|last| last.uid == wanted.uid());
         let known = last.as_ref().map(|last| &last.object);
         match wanted {
-            Wanted::Put(record) => {
+            Wanted::Put(record) | Wanted::Shrink(record) => {
                 let owner = match &last {
                     Some(last) => last.owner.clone(),
                     None => self.owner(record).await?,
@@ -225,6 +239,10 @@ mod tests {
         Wanted::Put(Arc::new(Record { uid: uid.into(), ..Record::default() }))
     }
 
+    fn shrink(uid: &str) -> Wanted {
+        Wanted::Shrink(Arc::new(Record { uid: uid.into(), ..Record::default() }))
+    }
+
     fn remove(uid: &str) -> Wanted {
         Wanted::Remove { namespace: "ns".into(), name: "web".into(), uid: uid.into() }
     }
@@ -237,6 +255,13 @@ mod tests {
             (remove("u1"), None, true),
             (put("u2"), Some(remove("u1")), true),
             (put("u1"), Some(put("u1")), true),
+            (shrink("u1"), Some(put("u2")), false),
+            (shrink("u1"), Some(put("u1")), true),
+            (shrink("u1"), Some(remove("u2")), false),
+            (shrink("u1"), None, true),
+            (put("u2"), Some(shrink("u1")), true),
+            (remove("u1"), Some(shrink("u2")), false),
+            (remove("u1"), Some(shrink("u1")), true),
         ] {
             assert_eq!(supersedes(&wanted, pending.as_ref()), expected, "{wanted:?} after {pending:?}");
         }

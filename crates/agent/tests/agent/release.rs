@@ -102,6 +102,27 @@ async fn the_endpoint_names_no_address_that_the_end_of_the_pod_freed() {
 }
 
 #[tokio::test]
+async fn the_end_of_an_earlier_pods_nic_does_not_cost_its_successor_the_endpoint() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
+    let agent = world.agent("node-a").await;
+    let old = world.pod("web", json!({"k8s.v1.cni.cncf.io/networks": "x"})).await;
+    agent.addresses(&old).await;
+    agent.addresses(&old.nic("net1")).await;
+    let uid = async || Some(world.endpoint("web").await?.status?.current.uid);
+    eventually("the endpoint is written", async || uid().await.as_ref() == Some(&old.uid)).await;
+    world.delete_pod("web").await;
+    let new = world.pod("web", json!({})).await;
+    world.set(Weather::NoEndpoints);
+    agent.addresses(&new).await;
+    // Its endpoint waits to be written when a NIC of the old one ends.
+    assert_eq!(agent.del(&old).await.0, 200);
+    eventually("only that is freed", async || world.claims().await.len() == 2).await;
+    world.set(Weather::Fair);
+    eventually("the endpoint is the new pod's", async || uid().await.as_ref() == Some(&new.uid)).await;
+}
+
+#[tokio::test]
 async fn a_runtime_that_passes_no_uid_is_served_all_the_same() {
     let world = World::new().await;
     world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
