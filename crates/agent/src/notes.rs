@@ -13,6 +13,9 @@ use wire::spool::Entry;
 const LOOK: Duration = Duration::from_millis(500);
 /// How soon a note that could not be worked off is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How often the notes are listed although the directory looks unchanged: its time tells two changes within one tick of the kernel's
+/// clock as one.
+pub const RELOOK: Duration = Duration::from_secs(30);
 /// Notes worked off at a time.
 const PARALLEL: usize = 16;
 
@@ -20,13 +23,13 @@ const PARALLEL: usize = 16;
 pub async fn work_off(agent: Arc<Agent>) {
     let mut damaged = HashSet::new();
     let mut seen: Option<SystemTime> = None;
-    let mut again: Option<Instant> = Some(Instant::now());
+    let mut again = Instant::now();
     loop {
         let changed = std::fs::metadata(agent.spool.dir()).and_then(|dir| dir.modified()).ok();
-        if changed != seen || again.is_some_and(|at| at <= Instant::now()) {
+        if changed != seen || again <= Instant::now() {
             seen = changed;
             let left = work_off_once(&agent, &mut damaged).await;
-            again = (left > 0).then(|| Instant::now() + AGAIN);
+            again = Instant::now() + if left > 0 { AGAIN.min(agent.settings.relook) } else { agent.settings.relook };
         }
         tokio::time::sleep(LOOK).await;
     }

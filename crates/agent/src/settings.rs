@@ -34,6 +34,8 @@ pub struct Settings {
     pub no_del: Duration,
     /// How long a new pool waits for a controller that is at work.
     pub new_pools: Duration,
+    /// How often the release notes are listed although nothing shows that there are new ones.
+    pub relook: Duration,
     /// `SPIDERPOOL_HEALTH_PORT`.
     pub health_port: u16,
     /// `SPIDERPOOL_METRIC_HTTP_PORT` if `SPIDERPOOL_ENABLED_METRIC`.
@@ -103,6 +105,7 @@ impl Settings {
             boot_id: BOOT_ID.into(),
             no_del: crate::recover::NO_DEL,
             new_pools: crate::upstream::NEW_POOLS,
+            relook: crate::notes::RELOOK,
             health_port: env.port("SPIDERPOOL_HEALTH_PORT", 5710)?,
             metric_port: metrics.then_some(metric_port),
             log_level: log_level(env)?,

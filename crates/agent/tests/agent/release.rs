@@ -2,6 +2,7 @@
 
 use crate::world::{Weather, World, eventually, v4};
 use serde_json::json;
+use std::time::Duration;
 use wire::spool::Note;
 
 #[tokio::test]
@@ -166,6 +167,27 @@ async fn notes_left_while_the_agent_was_down_are_worked_off() {
     world.delete_pod("lives").await;
     spool.leave(&Note { release: lives.release(), written: 2 }).unwrap();
     eventually("the note is worked off", async || left().await == 1 && world.claims().await.is_empty()).await;
+    drop(agent);
+}
+
+#[tokio::test]
+async fn a_note_that_the_time_of_the_folder_does_not_show_is_worked_off() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
+    *world.relook.lock().unwrap() = Duration::from_millis(100);
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    agent.addresses(&pod).await;
+    world.delete_pod("web").await;
+    let (spool, elsewhere) = (world.spool("node-a"), world.spool("elsewhere"));
+    let note = elsewhere.leave(&Note { release: pod.release(), written: 1 }).unwrap();
+    let folder = std::fs::File::open(spool.dir()).unwrap();
+    let seen = folder.metadata().unwrap().modified().unwrap();
+    // Until the agent has seen the folder as it is.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    std::fs::rename(&note, spool.dir().join(note.file_name().unwrap())).unwrap();
+    folder.set_modified(seen).unwrap();
+    eventually("it is worked off", async || spool.notes().unwrap().is_empty() && world.claims().await.is_empty()).await;
     drop(agent);
 }
 

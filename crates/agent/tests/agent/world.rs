@@ -61,6 +61,8 @@ pub struct World {
     pub no_del: Mutex<Duration>,
     /// How long new pools wait for a controller that is at work, with agents that are started from now on.
     pub new_pools: Mutex<Duration>,
+    /// How often agents that are started from now on look for release notes that they were not shown.
+    pub relook: Mutex<Duration>,
     boots: AtomicU64,
     uids: AtomicU64,
 }
@@ -81,6 +83,7 @@ impl World {
             requests: Arc::default(),
             no_del: Mutex::new(agent::recover::NO_DEL),
             new_pools: Mutex::new(agent::upstream::NEW_POOLS),
+            relook: Mutex::new(agent::notes::RELOOK),
             boots: AtomicU64::new(0),
             uids: AtomicU64::new(0),
         };
@@ -303,6 +306,7 @@ impl World {
         (settings.cni_dir, settings.boot_id) = (self.cni_dir(), self.boot_id());
         settings.no_del = *self.no_del.lock().unwrap();
         settings.new_pools = *self.new_pools.lock().unwrap();
+        settings.relook = *self.relook.lock().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, readiness) = (Stop::new(), Readiness::default());
         let (client, tasks, ready) = (self.exposed_client(), Tasks::new(stop.clone()), readiness.clone());
