@@ -54,6 +54,17 @@ async fn create(world: &World, object: &Value) -> Result<(), String> {
     }
 }
 
+/// Kinds of which upstream's controller and agents put their finalizer on objects.
+#[test]
+fn a_removal_by_hand_frees_every_kind_that_has_a_finalizer() {
+    for guide in ["docs/uninstall.md", "docs/uninstall-zh_CN.md"] {
+        let text = std::fs::read_to_string(repository().join(guide)).unwrap();
+        let kinds = text.lines().find_map(|line| line.strip_prefix("for kind in ")?.strip_suffix("; do")).unwrap();
+        let kinds: Vec<&str> = kinds.split(' ').collect();
+        assert_eq!(kinds, ["spiderippools", "spidersubnets", "spiderendpoints", "spidercoordinators"], "{guide}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_the_guides_is_accepted() {
     let world = World::start().await;
