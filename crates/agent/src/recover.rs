@@ -5,6 +5,7 @@
 //! | claims whose ADD was never answered | the repeated ADD finds them; if the pod goes instead, its end frees them |
 //! | claims of pods that are gone | their `DEL`, and where none comes [`watch_over`]; after a start of the machine [`at_start`] |
 //! | creates that land after they were given up | [`at_start`], afterwards for as long as the process lives |
+//! | claims that somebody else removed or made | the same, also when nothing tells of it; a pool that is used up is looked at before that is said |
 //! | endpoints that were not written | [`at_start`] |
 //! | endpoints of pods that have nothing any more | [`at_start`] |
 
@@ -15,6 +16,7 @@ use futures::{StreamExt, stream};
 use ipam::claim::{Claim, PodFate, PodKey};
 use ipam::detail::{Allocation, NicDetail};
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::pods::Pod;
@@ -28,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(30);
 pub const NO_DEL: Duration = Duration::from_secs(600);
 /// Wait before a create of unknown outcome must have landed or not.
 const LANDED: Duration = Duration::from_secs(30);
+/// How often the books are compared with what the API server has when nothing calls for it.
+const COMPARE: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Makes good what the previous process left, then looks for creates that landed late. Called once the caches are synced.
@@ -190,13 +194,20 @@ pub async fn watch_over(agent: Arc<Agent>) {
 }
 
 /// Lists the claims of the node again when a create may have landed after the books were opened or after it was given up: one of
-/// the previous process, or one of unknown outcome. Not oftener, because such a list is dear on a big cluster.
+/// the previous process, or one of unknown outcome. Otherwise seldom, because such a list is dear on a big cluster.
 async fn doubt(agent: &Agent) {
     loop {
         tokio::time::sleep(LANDED).await;
         agent.books.reconcile();
-        agent.books.doubted().await;
+        let _ = tokio::time::timeout(compare_after(&agent.settings.node), agent.books.doubted()).await;
     }
+}
+
+/// Not all nodes at the same time: a tenth more or less than [`COMPARE`].
+fn compare_after(node: &str) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    COMPARE.mul_f64(0.9 + f64::from(u8::try_from(hasher.finish() & 0xff).unwrap_or_default()) / 1275.0)
 }
 
 async fn look_at_pods(agent: &Agent, missing: &mut HashMap<String, Instant>) {
@@ -211,5 +222,19 @@ async fn look_at_pods(agent: &Agent, missing: &mut HashMap<String, Instant>) {
         } else if missing.entry(pod.uid.clone()).or_insert_with(Instant::now).elapsed() >= agent.settings.no_del {
             settle(agent, &pod, Waited::Yes).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_compare_at_different_times() {
+        let times: std::collections::BTreeSet<Duration> =
+            (0..100).map(|n| compare_after(&format!("node-{n}"))).collect();
+        assert!(times.len() > 50, "{times:?}");
+        let (least, most) = (Duration::from_secs(540), Duration::from_secs(660));
+        assert!(times.iter().all(|time| (least..=most).contains(time)), "{times:?}");
     }
 }
