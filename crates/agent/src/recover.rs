@@ -4,6 +4,7 @@
 //! |---|---|
 //! | claims whose ADD was never answered | the repeated ADD finds them; if the pod goes instead, its end frees them |
 //! | claims of pods that are gone | their `DEL`, and where none comes [`watch_over`]; after a start of the machine [`at_start`] |
+//! | that a sandbox has ended, and its claim waits for the pod's end | [`watch_over`], once the pod is gone or finished |
 //! | creates that land after they were given up | [`at_start`], afterwards for as long as the process lives |
 //! | claims that somebody else removed or made | the same, also when nothing tells of it; a pool that is used up is looked at before that is said |
 //! | endpoints that were not written | [`at_start`] |
@@ -24,9 +25,9 @@ use store::{Endpoints, Failure, pods};
 
 /// Pods looked after at a time.
 const PARALLEL: usize = 8;
-/// How often pods with claims are looked at; costs nothing but for pods that the cache does not know.
+/// How often pods with claims are looked at; costs no request but for pods that the cache does not know.
 const LOOK: Duration = Duration::from_secs(30);
-/// How long a pod may be gone before its addresses are taken without a `DEL` (upstream's garbage collection: 10 minutes).
+/// How long a pod may be gone or finished before its addresses are taken without a `DEL` (upstream's garbage collection: 10 minutes).
 pub const NO_DEL: Duration = Duration::from_secs(600);
 /// Wait before a create of unknown outcome must have landed or not.
 const LANDED: Duration = Duration::from_secs(30);
@@ -67,12 +68,12 @@ async fn orphans(agent: &Agent) {
     }
 }
 
-/// Whether a pod that is gone had the time that its `DEL` may need.
+/// Whether a pod that is gone or finished had the time that its `DEL` may need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waited {
     /// It went while no agent was at work, who knows when.
     No,
-    /// It was seen to be gone that long.
+    /// It was seen to be gone or finished that long.
     Yes,
 }
 
@@ -81,8 +82,12 @@ async fn settle(agent: &Agent, pod: &PodKey, waited: Waited) {
     loop {
         match found(agent, pod).await {
             Ok(Some(found)) => {
-                if !found.is_alive() {
-                    agent.books.pod_gone(&pod.uid, false);
+                let is_over = found.is_finished() && is_over(agent, pod, "finished", waited);
+                if is_over || !found.is_alive() {
+                    agent.books.pod_gone(&pod.uid, is_over);
+                }
+                if is_over || waited == Waited::Yes {
+                    return;
                 }
                 match record(agent, &found).await {
                     Ok(record) => return record.into_iter().for_each(|record| agent.endpoints.put(record)),
@@ -96,7 +101,7 @@ async fn settle(agent: &Agent, pod: &PodKey, waited: Waited) {
                     }
                 }
             }
-            Ok(None) => return gone(agent, pod, waited),
+            Ok(None) => return agent.books.pod_gone(&pod.uid, is_over(agent, pod, "gone", waited)),
             Err(failure) => {
                 tracing::warn!(target: "IPAM", error = %failure, "cannot read a pod that has addresses, trying again");
                 tokio::time::sleep(PAUSE).await;
@@ -105,24 +110,25 @@ async fn settle(agent: &Agent, pod: &PodKey, waited: Waited) {
     }
 }
 
-/// A pod's object is gone: its addresses are free once its sandbox is gone, too. What a sandbox has ended to use is freed in any case.
-fn gone(agent: &Agent, pod: &PodKey, waited: Waited) {
+/// A pod's object is gone, or the pod has finished: its addresses are free once its sandbox is gone, too. What a sandbox has ended to use is
+/// freed in any case, but which one that was is not known after a restart.
+fn is_over(agent: &Agent, pod: &PodKey, state: &str, waited: Waited) -> bool {
     let name = format!("{}/{}", pod.namespace, pod.name);
     let claims = agent.books.of_pod(&pod.uid);
     let sign = agent.sandboxes.sign(&claims);
     let is_over = sign.is_none() && (waited == Waited::Yes || agent.sandboxes.are_of_earlier_boot(&claims));
     match sign {
         None if is_over => {
-            tracing::info!(target: "IPAM", pod = name, uid = %pod.uid, "pod is gone, its addresses are freed");
+            tracing::info!(target: "IPAM", pod = name, uid = %pod.uid, "pod is {state}, its addresses are freed");
         }
         None => {
-            tracing::info!(target: "IPAM", pod = name, uid = %pod.uid, "pod is gone, its addresses are kept until its DEL, or for {:?}", agent.settings.no_del);
+            tracing::info!(target: "IPAM", pod = name, uid = %pod.uid, "pod is {state}, its addresses are kept until its DEL, or for {:?}", agent.settings.no_del);
         }
         Some(sign) => {
-            tracing::warn!(target: "IPAM", pod = name, uid = %pod.uid, sign, "pod is gone, but not its sandbox: its addresses are kept");
+            tracing::warn!(target: "IPAM", pod = name, uid = %pod.uid, sign, "pod is {state}, but not its sandbox: its addresses are kept");
         }
     }
-    agent.books.pod_gone(&pod.uid, is_over);
+    is_over
 }
 
 /// The object of this UID, alive or not; `None` is proof that it is gone.
@@ -183,7 +189,7 @@ fn guess(agent: &Agent, pod: &Pod, kept: &[NicDetail], claim: &Claim) -> Option<
     Some(Allocation::new(nic, claim.address, &pool, clean_gateway))
 }
 
-/// Looks after pods that went without a `DEL`, for as long as the process lives.
+/// Looks after pods that went or finished without a `DEL`, or with one of which a former process was told, for as long as the process lives.
 pub async fn watch_over(agent: Arc<Agent>) {
     let mut missing: HashMap<String, Instant> = HashMap::new();
     let mut look = tokio::time::interval(LOOK);
@@ -217,7 +223,7 @@ async fn look_at_pods(agent: &Agent, missing: &mut HashMap<String, Instant>) {
     missing.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
     for pod in pods {
         let cached = agent.caches.pods.get(&store::cache::key(Some(&pod.namespace), &pod.name));
-        if cached.is_some_and(|cached| cached.uid == pod.uid) {
+        if cached.is_some_and(|cached| cached.uid == pod.uid && !cached.is_finished()) {
             missing.remove(&pod.uid);
         } else if missing.entry(pod.uid.clone()).or_insert_with(Instant::now).elapsed() >= agent.settings.no_del {
             settle(agent, &pod, Waited::Yes).await;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod add;
+mod books;
 mod crowd;
 mod faults;
 mod process;
