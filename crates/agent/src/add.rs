@@ -229,7 +229,7 @@ async fn recall(agent: &Agent, pod: &Pod) -> Result<(), AddFailure> {
         return Ok(());
     }
     let unreadable = |source| AddFailure::Told { namespace: pod.namespace.clone(), name: pod.name.clone(), source };
-    crate::recover::record(agent, pod).await.map(drop).map_err(unreadable)
+    crate::recover::record(agent, pod, drop).await.map(drop).map_err(unreadable)
 }
 
 /// What no pod gets: reserved addresses, and out of new pools those that running pods have without a claim.

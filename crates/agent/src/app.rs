@@ -134,10 +134,12 @@ async fn serve(
     let endpoints = EndpointQueue::new(client.clone(), settings.stateful_set);
     let freed = {
         let (records, endpoints) = (records.clone(), endpoints.clone());
-        move |pod: PodKey, left: &dyn Fn() -> Vec<Stored>| match records.keep_claimed(&pod.uid, left) {
-            Kept::Nothing => endpoints.remove(&pod.namespace, &pod.name, &pod.uid),
-            Kept::Less(record) => endpoints.shrink(record),
-            Kept::All => {}
+        move |pod: PodKey, left: &dyn Fn() -> Vec<Stored>| {
+            records.keep_claimed(&pod.uid, left, |kept| match kept {
+                Kept::Nothing => endpoints.remove(&pod.namespace, &pod.name, &pod.uid),
+                Kept::Less(record) => endpoints.shrink(record),
+                Kept::All => {}
+            });
         }
     };
     let claims = store::Claims::new(client.clone());

@@ -58,27 +58,42 @@ impl Records {
         record
     }
 
-    /// Keeps a record unless there is one: an ADD that was answered meanwhile knows better. Returns the one that is kept.
-    pub fn put_if_absent(&self, record: Record) -> Arc<Record> {
-        self.lock().entry(record.uid.clone()).or_insert_with(|| Arc::new(record)).clone()
+    /// Keeps a record, without the NICs that have no claim left, unless there is one: an ADD that was answered meanwhile knows better.
+    /// `None` if nothing is left of it. The claims are looked up under the lock: what is freed meanwhile is not remembered again. `kept` is
+    /// told of what is kept, also under the lock, so that what becomes of endpoints has the order of what becomes of records.
+    pub fn put_if_absent(
+        &self,
+        record: Record,
+        left: impl FnOnce() -> Vec<Stored>,
+        kept: impl FnOnce(Arc<Record>),
+    ) -> Option<Arc<Record>> {
+        let mut records = self.lock();
+        let nics = of_claims(&record.nics, &left());
+        if nics.is_empty() {
+            return None;
+        }
+        let uid = record.uid.clone();
+        let record = records.entry(uid).or_insert_with(|| Arc::new(Record { nics, ..record })).clone();
+        kept(record.clone());
+        Some(record)
     }
 
     /// Forgets the NICs of a pod that have no claim left, and the pod with the last of them. The claims are looked up under the lock: no
-    /// ADD that is answered meanwhile is forgotten.
-    pub fn keep_claimed(&self, uid: &str, left: impl FnOnce() -> Vec<Stored>) -> Kept {
+    /// ADD that is answered meanwhile is forgotten. `kept` is told under the lock, too.
+    pub fn keep_claimed(&self, uid: &str, left: impl FnOnce() -> Vec<Stored>, kept: impl FnOnce(Kept)) {
         let mut records = self.lock();
         let left = left();
         if left.is_empty() {
             records.remove(uid);
-            return Kept::Nothing;
+            return kept(Kept::Nothing);
         }
-        let Some(record) = records.get_mut(uid) else { return Kept::All };
+        let Some(record) = records.get_mut(uid) else { return kept(Kept::All) };
         let nics = of_claims(&record.nics, &left);
         if nics == record.nics {
-            return Kept::All;
+            return kept(Kept::All);
         }
         *record = Arc::new(Record { nics, ..(**record).clone() });
-        Kept::Less(record.clone())
+        kept(Kept::Less(record.clone()));
     }
 }
 
@@ -262,6 +277,27 @@ mod tests {
         let (nics, _) = merge(Vec::new(), &[allocation("eth0", "10.0.0.2"), allocation("net1", "10.0.0.3")], &[]);
         let record = Record { nics, guessed: ["eth0".to_owned()].into(), ..Record::default() };
         assert_eq!(record.told().iter().map(|nic| nic.interface.as_str()).collect::<Vec<_>>(), ["net1"]);
+    }
+
+    #[test]
+    fn what_is_freed_meanwhile_is_not_remembered_again() {
+        let (nics, _) = merge(Vec::new(), &[allocation("eth0", "10.0.0.2"), allocation("net1", "10.0.0.3")], &[]);
+        let stored =
+            |nic: &str, address: &str| Stored { claim: claim(nic, address), uid: "x".into(), version: "1".into() };
+        for (left, expected) in [
+            (vec![stored("eth0", "10.0.0.2"), stored("net1", "10.0.0.3")], vec!["eth0", "net1"]),
+            (vec![stored("net1", "10.0.0.3")], vec!["net1"]),
+            (vec![], vec![]),
+        ] {
+            let records = Records::default();
+            let record = Record { uid: "u1".into(), nics: nics.clone(), ..Record::default() };
+            let mut told = None;
+            let kept = records.put_if_absent(record, || left, |record| told = Some(record));
+            assert_eq!((&told, &records.get("u1")), (&kept, &kept));
+            let kept: Vec<String> =
+                kept.iter().flat_map(|record| &record.nics).map(|nic| nic.interface.clone()).collect();
+            assert_eq!(kept, expected);
+        }
     }
 
     #[test]

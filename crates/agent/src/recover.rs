@@ -89,8 +89,8 @@ async fn settle(agent: &Agent, pod: &PodKey, waited: Waited) {
                 if is_over || waited == Waited::Yes {
                     return;
                 }
-                match record(agent, &found).await {
-                    Ok(record) => return record.into_iter().for_each(|record| agent.endpoints.put(record)),
+                match record(agent, &found, |record| agent.endpoints.shrink(record)).await {
+                    Ok(_) => return,
                     Err(failure @ Failure::Refused(_)) => {
                         tracing::warn!(target: "IPAM", error = %failure, "cannot read the endpoint of a pod that has addresses");
                         return;
@@ -149,8 +149,9 @@ async fn is_gone(agent: &Agent, namespace: &str, name: &str, uid: &str) -> bool 
 }
 
 /// What a pod was told before this process started: its endpoint tells. Where it does not, an entry is guessed from claims and pools, so
-/// that the pod can be found. `None` when it has no claims, or neither endpoint nor pool tells anything of them.
-pub async fn record(agent: &Agent, pod: &Pod) -> Result<Option<Arc<Record>>, Failure> {
+/// that the pod can be found. `None` when it has no claims (any more), or neither endpoint nor pool tells anything of them. `kept` is told of
+/// the record before anything can become of its claims.
+pub async fn record(agent: &Agent, pod: &Pod, kept: impl FnOnce(Arc<Record>)) -> Result<Option<Arc<Record>>, Failure> {
     let claims = agent.books.of_pod(&pod.uid);
     if claims.is_empty() {
         return Ok(None);
@@ -158,16 +159,16 @@ pub async fn record(agent: &Agent, pod: &Pod) -> Result<Option<Arc<Record>>, Fai
     let endpoint = Endpoints::new(agent.client.clone()).read(&pod.namespace, &pod.name).await?;
     let told = endpoint.and_then(|endpoint| records::of_endpoint(&endpoint, &pod.uid)).unwrap_or_default();
     let claims: Vec<&Claim> = claims.iter().map(|stored| &stored.claim).collect();
-    let kept = records::still_true(&told, &claims);
-    let guesses: Vec<Allocation> = claims.iter().filter_map(|claim| guess(agent, pod, &kept, claim)).collect();
-    if kept.is_empty() && guesses.is_empty() {
+    let told = records::still_true(&told, &claims);
+    let guesses: Vec<Allocation> = claims.iter().filter_map(|claim| guess(agent, pod, &told, claim)).collect();
+    if told.is_empty() && guesses.is_empty() {
         return Ok(None);
     }
     let routes = pod.annotations.get(ipam::annotation::POD_ROUTES);
     let routes = routes.and_then(|value| ipam::annotation::routes(value).ok()).unwrap_or_default();
     let guessed = guesses.iter().map(|one| one.nic.clone()).collect();
-    let (nics, _) = records::merge(kept, &guesses, &routes);
-    Ok(Some(agent.records.put_if_absent(Record {
+    let (nics, _) = records::merge(told, &guesses, &routes);
+    let record = Record {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
@@ -175,7 +176,9 @@ pub async fn record(agent: &Agent, pod: &Pod) -> Result<Option<Arc<Record>>, Fai
         controller: pod.controller.clone(),
         nics,
         guessed,
-    })))
+    };
+    // The endpoint was waited for: who has what is asked again.
+    Ok(agent.records.put_if_absent(record, || agent.books.of_pod(&pod.uid), kept))
 }
 
 /// What an ADD of now would be told of a claim for which no entry is kept. How the plugin is configured is known only to its calls.

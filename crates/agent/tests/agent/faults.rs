@@ -264,6 +264,32 @@ async fn a_restart_of_the_agent_frees_no_address_before_the_del() {
 }
 
 #[tokio::test]
+async fn a_finished_pod_whose_address_is_freed_at_the_start_has_no_endpoint_again() {
+    let world = World::new().await;
+    world.pool("p4", v4("10.1.0.10-10.1.0.11")).await;
+    let agent = world.agent("node-a").await;
+    let pod = world.pod("web", json!({})).await;
+    agent.addresses(&pod).await;
+    agent.stop().await;
+    assert!(world.endpoint("web").await.is_some());
+    world.finish_pod("web").await;
+    world.spool("node-a").leave(&wire::spool::Note { release: pod.release(), written: 1 }).unwrap();
+    // The start is in the middle of reading what the pod was told when its note is worked off.
+    world.set(Weather::EndpointHeld);
+    let agent = world.agent("node-a").await;
+    eventually("the endpoint is being read", async || world.was_asked("held web")).await;
+    let is_free = async || world.claims().await.is_empty() && world.endpoint("web").await.is_none();
+    eventually("the address is free and the endpoint gone", is_free).await;
+    world.set(Weather::NoEndpointList); // which would make good what went wrong
+    eventually("the start has seen to all pods", async || world.was_asked("GET spiderendpoints")).await;
+    let path = "/v1/workloadendpoint?podName=web&podNamespace=ns1";
+    let told = crate::world::call(&agent.socket, "GET", path, &serde_json::Value::Null).await;
+    assert_ne!(told.0, 200, "{}", told.1);
+    agent.stop().await;
+    assert_eq!(world.endpoint("web").await.map(|endpoint| endpoint.status), None);
+}
+
+#[tokio::test]
 async fn an_address_is_kept_while_somebody_has_its_sandbox_on_record() {
     let world = World::new().await;
     world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;

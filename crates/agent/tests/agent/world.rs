@@ -15,7 +15,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -48,6 +48,10 @@ pub enum Weather {
     TakenOver,
     /// No request for pods of all nodes arrives.
     NoPods,
+    /// The answer to the first request for a SpiderEndpoint is held back until the weather changes; the others are not.
+    EndpointHeld,
+    /// No request for all SpiderEndpoints arrives.
+    NoEndpointList,
 }
 
 /// The API server and what agents of one test share.
@@ -222,8 +226,10 @@ impl World {
     /// A client whose requests pass through the weather and are written down.
     pub fn exposed_client(&self) -> Client {
         let (router, weather, requests) = (self.server.router(), self.weather.clone(), self.requests.clone());
+        let held = Arc::new(AtomicBool::new(false));
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let (router, weather, requests) = (router.clone(), weather.clone(), requests.clone());
+            let held = held.clone();
             async move {
                 let path = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
                 requests.lock().unwrap().push(format!("{} {path}", request.method()));
@@ -232,6 +238,9 @@ impl World {
                 match now {
                     Weather::Gone => return Err(std::io::Error::other("connection refused")),
                     Weather::NoEndpoints if request.uri().path().contains("/spiderendpoints") => {
+                        return Err(std::io::Error::other("connection refused"));
+                    }
+                    Weather::NoEndpointList if path == "spiderendpoints" && !is_write => {
                         return Err(std::io::Error::other("connection refused"));
                     }
                     Weather::NoPods if is_of_all_pods(request.uri()) => {
@@ -255,8 +264,16 @@ impl World {
                     Weather::Slow => tokio::time::sleep(Duration::from_millis(300)).await,
                     _ => {}
                 }
+                let is_of_endpoint = !is_write && request.uri().path().contains("/spiderendpoints/");
                 let response = router.oneshot(request.map(Body::new)).await.unwrap();
                 match now {
+                    Weather::EndpointHeld if is_of_endpoint && !held.swap(true, Ordering::Relaxed) => {
+                        requests.lock().unwrap().push(format!("held {path}"));
+                        while *weather.lock().unwrap() == Weather::EndpointHeld {
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                        Ok(response)
+                    }
                     Weather::AnswersLost => Err(std::io::Error::other("connection reset")),
                     Weather::Garbage => Ok(Response::new(Body::from("<html>proxy error</html>"))),
                     _ => Ok(response),
