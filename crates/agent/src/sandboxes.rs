@@ -10,14 +10,42 @@
 
 use crate::node::file::{self, FileError};
 use ipam::claim::Stored;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use wire::spool::Spool;
 
-/// File beside the release notes: the boot in which an agent was at work last.
+/// File beside the release notes: the boot in which an agent was at work last, and what is known since its first start in it.
 const BOOT: &str = "boot-id";
+
+/// An address, and the container whose sandbox holds it.
+type Held = (IpAddr, Option<String>);
+
+/// Content of the file [`BOOT`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Boot {
+    boot: String,
+    /// Addresses that are held by sandboxes of an earlier boot, with their containers. Those without one could be claimed again and would
+    /// look the same.
+    earlier: BTreeSet<(IpAddr, String)>,
+}
+
+impl Boot {
+    /// What earlier versions wrote is the boot's ID alone.
+    fn parse(text: &[u8]) -> Self {
+        serde_json::from_slice(text).unwrap_or_else(|_| Self { boot: id(text), ..Self::default() })
+    }
+
+    fn has_earlier(&self, (address, container): &Held) -> bool {
+        container.as_ref().is_some_and(|container| self.earlier.contains(&(*address, container.clone())))
+    }
+}
+
+fn id(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).trim().to_owned()
+}
 
 /// What is known of sandboxes.
 #[derive(Debug, Default)]
@@ -25,20 +53,19 @@ pub struct Sandboxes {
     /// Usually `/var/lib/cni`.
     cni_dir: PathBuf,
     /// Addresses that are held by sandboxes of an earlier boot, with their containers.
-    earlier: HashSet<(IpAddr, Option<String>)>,
+    earlier: HashSet<Held>,
 }
 
 impl Sandboxes {
     /// To be called before the first ADD is answered, with the claims that were there before. `boot_id` is the kernel's file.
     pub fn begin(cni_dir: &Path, boot_id: &Path, spool: &Spool, claims: &[Stored]) -> Self {
-        let rebooted = boot(boot_id, spool).unwrap_or_else(|error| {
+        let earlier = earlier(boot_id, spool, claims).unwrap_or_else(|error| {
             let error = daemon::Chain(&error).to_string();
             tracing::warn!(dir = %spool.dir().display(), error, "it cannot be told whether the machine was started anew");
             // What an agent of an earlier boot wrote must not be taken for the last word.
             let _ = std::fs::remove_file(spool.dir().join(BOOT));
-            false
+            HashSet::new()
         });
-        let earlier = claims.iter().filter(|_| rebooted).map(key).collect();
         Self { cni_dir: cni_dir.to_owned(), earlier }
     }
 
@@ -61,17 +88,27 @@ impl Sandboxes {
     }
 }
 
-fn key(stored: &Stored) -> (IpAddr, Option<String>) {
+fn key(stored: &Stored) -> Held {
     (stored.claim.address, stored.claim.pod().and_then(|pod| pod.container.clone()))
 }
 
-/// Whether the machine was started since an agent was at work last; writes down that one is now.
-fn boot(boot_id: &Path, spool: &Spool) -> Result<bool, FileError> {
-    let Some(now) = file::read(boot_id)?.filter(|id| !id.is_empty()) else { return Ok(false) };
+/// What sandboxes of an earlier boot hold: everything, if the machine was started since an agent was at work last, else what the first
+/// agent of this boot found and is still claimed. That an agent is at work, and what it found, is written down at once.
+fn earlier(boot_id: &Path, spool: &Spool, claims: &[Stored]) -> Result<HashSet<Held>, FileError> {
+    let Some(boot) = file::read(boot_id)?.map(|text| id(&text)).filter(|id| !id.is_empty()) else {
+        return Ok(HashSet::new());
+    };
     spool.create().map_err(file::failed("create folder", spool.dir()))?;
-    let before = file::read(&spool.dir().join(BOOT))?;
-    file::put(spool.dir(), BOOT, &now, 0o644)?;
-    Ok(before.is_some_and(|before| before != now))
+    let path = spool.dir().join(BOOT);
+    let before = file::read(&path)?.map(|text| Boot::parse(&text));
+    let is_earlier =
+        |held: &Held| before.as_ref().is_some_and(|before| before.boot != boot || before.has_earlier(held));
+    let found: HashSet<Held> = claims.iter().map(key).filter(is_earlier).collect();
+    let known = found.iter().filter_map(|(address, container)| Some((*address, container.clone()?))).collect();
+    let text = serde_json::to_vec(&Boot { boot, earlier: known });
+    let text = text.map_err(std::io::Error::from).map_err(file::failed("write", &path))?;
+    file::put(spool.dir(), BOOT, &text, 0o644)?;
+    Ok(found)
 }
 
 fn pair_of(containers: &BTreeSet<String>) -> Option<String> {
@@ -175,7 +212,7 @@ mod tests {
         let begin = || Sandboxes::begin(&cni, &boot_id, &spool, &old);
         let unknown = begin();
         assert!(!unknown.are_of_earlier_boot(&old), "a kernel that does not tell");
-        for (boot, rebooted) in [("a", false), ("a", false), ("b", true), ("b", false)] {
+        for (boot, rebooted) in [("a", false), ("a", false), ("b", true), ("b", true)] {
             std::fs::write(&boot_id, boot).unwrap();
             let sandboxes = begin();
             assert_eq!(sandboxes.are_of_earlier_boot(&old), rebooted, "{boot}");
@@ -197,5 +234,16 @@ mod tests {
         std::fs::remove_file(spool.dir().join(BOOT)).unwrap();
         std::fs::create_dir(spool.dir().join(BOOT)).unwrap();
         assert!(!begin().are_of_earlier_boot(&[claim("10.0.0.1", "c1")]));
+        // What is not claimed any more is forgotten.
+        let written = || std::fs::read_to_string(spool.dir().join(BOOT)).unwrap();
+        assert_eq!(written(), r#"{"boot":"b","earlier":[["10.0.0.1","c1"]]}"#);
+        assert!(!Sandboxes::begin(&cni, &boot_id, &spool, &next).are_of_earlier_boot(&next));
+        assert_eq!(written(), r#"{"boot":"b","earlier":[]}"#);
+        // The file of earlier versions, whose content is the kernel's.
+        for (before, rebooted) in [("b\n", false), ("a\n", true)] {
+            std::fs::write(&boot_id, "b\n").unwrap();
+            std::fs::write(spool.dir().join(BOOT), before).unwrap();
+            assert_eq!(begin().are_of_earlier_boot(&old), rebooted, "{before}");
+        }
     }
 }
