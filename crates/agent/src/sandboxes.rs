@@ -131,19 +131,32 @@ fn pair_of(containers: &BTreeSet<String>) -> Option<String> {
 /// one of its DEL (multinet, Multus), from the end of its ADD on (runtimes that use the CNI project's library).
 fn entry_of(cni_dir: &Path, container: &str) -> Option<String> {
     let (head, middle) = (format!("{container}-"), format!("-{container}-"));
-    let entry_in = |folder: &str, is_entry: &dyn Fn(&str) -> bool| {
+    let entry_in = |folder: &str, is_entry: &dyn Fn(&str) -> io::Result<bool>| {
         let folder = cni_dir.join(folder);
         match find(&folder, is_entry) {
             Ok(found) => found.map(|name| format!("file {}", folder.join(name).display())),
             Err(error) => Some(format!("{} cannot be read: {error}", folder.display())),
         }
     };
-    entry_in("multinet", &|name| name.starts_with(&head) && name.ends_with(".json"))
-        .or_else(|| entry_in("multus", &|name| name == container))
-        .or_else(|| entry_in("results", &|name| name.contains(&middle)))
+    let is_multinets = |name: &str| {
+        let is_named = name.starts_with(&head) && name.ends_with(".json");
+        Ok(is_named && is_record(&cni_dir.join("multinet").join(name))?)
+    };
+    entry_in("multinet", &is_multinets)
+        .or_else(|| entry_in("multus", &|name| Ok(name == container)))
+        .or_else(|| entry_in("results", &|name| Ok(name.contains(&middle))))
 }
 
-fn find(folder: &Path, is_meant: &dyn Fn(&str) -> bool) -> io::Result<Option<String>> {
+/// Whether a file of multinet says anything: one that the end of the machine cut short is of a sandbox that went with it.
+fn is_record(path: &Path) -> io::Result<bool> {
+    match std::fs::read(path) {
+        Ok(text) => Ok(serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn find(folder: &Path, is_meant: &dyn Fn(&str) -> io::Result<bool>) -> io::Result<Option<String>> {
     let files = match std::fs::read_dir(folder) {
         Ok(files) => files,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -151,7 +164,7 @@ fn find(folder: &Path, is_meant: &dyn Fn(&str) -> bool) -> io::Result<Option<Str
     };
     for entry in files {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if is_meant(&name) {
+        if is_meant(&name)? {
             return Ok(Some(name));
         }
     }
@@ -179,22 +192,24 @@ mod tests {
 
     #[test]
     fn an_entry_of_a_cache_is_that_of_its_container_only() {
-        for (file, expected) in [
-            ("multinet/c1-eth0.json", true),
-            ("multinet/c1-eth0.lock", false),
-            ("multinet/c11-eth0.json", false),
-            ("multus/c1", true),
-            ("multus/c11", false),
-            ("results/net-a-c1-eth0", true),
-            ("results/net-a-c11-eth0", false),
-            ("results/net-c1", false),
-            ("elsewhere/c1-eth0.json", false),
+        for (file, content, expected) in [
+            ("multinet/c1-eth0.json", "{}", true),
+            ("multinet/c1-eth0.json", "", false), // cut short by the end of the machine
+            ("multinet/c1-eth0.json", "{\"network\":\"a", false),
+            ("multinet/c1-eth0.lock", "", false),
+            ("multinet/c11-eth0.json", "{}", false),
+            ("multus/c1", "", true),
+            ("multus/c11", "", false),
+            ("results/net-a-c1-eth0", "", true),
+            ("results/net-a-c11-eth0", "", false),
+            ("results/net-c1", "", false),
+            ("elsewhere/c1-eth0.json", "{}", false),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join(file);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, "").unwrap();
-            assert_eq!(entry_of(dir.path(), "c1").is_some(), expected, "{file}");
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(entry_of(dir.path(), "c1").is_some(), expected, "{file} {content}");
         }
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("results"), "no folder").unwrap();
@@ -219,6 +234,17 @@ mod tests {
             assert_eq!(sandboxes.sign(&old).is_none(), rebooted, "{boot}");
             assert!(!sandboxes.are_of_earlier_boot(&next), "a sandbox that took the address over since");
         }
+        // What is not claimed any more is forgotten.
+        let written = || std::fs::read_to_string(spool.dir().join(BOOT)).unwrap();
+        assert_eq!(written(), r#"{"boot":"b","earlier":[["10.0.0.1","c1"]]}"#);
+        assert!(!Sandboxes::begin(&cni, &boot_id, &spool, &next).are_of_earlier_boot(&next));
+        assert_eq!(written(), r#"{"boot":"b","earlier":[]}"#);
+        // The file of earlier versions, whose content is the kernel's.
+        for (before, rebooted) in [("b\n", false), ("a\n", true)] {
+            std::fs::write(&boot_id, "b\n").unwrap();
+            std::fs::write(spool.dir().join(BOOT), before).unwrap();
+            assert_eq!(begin().are_of_earlier_boot(&old), rebooted, "{before}");
+        }
         assert!(spool.notes().unwrap().is_empty());
     }
 
@@ -234,16 +260,5 @@ mod tests {
         std::fs::remove_file(spool.dir().join(BOOT)).unwrap();
         std::fs::create_dir(spool.dir().join(BOOT)).unwrap();
         assert!(!begin().are_of_earlier_boot(&[claim("10.0.0.1", "c1")]));
-        // What is not claimed any more is forgotten.
-        let written = || std::fs::read_to_string(spool.dir().join(BOOT)).unwrap();
-        assert_eq!(written(), r#"{"boot":"b","earlier":[["10.0.0.1","c1"]]}"#);
-        assert!(!Sandboxes::begin(&cni, &boot_id, &spool, &next).are_of_earlier_boot(&next));
-        assert_eq!(written(), r#"{"boot":"b","earlier":[]}"#);
-        // The file of earlier versions, whose content is the kernel's.
-        for (before, rebooted) in [("b\n", false), ("a\n", true)] {
-            std::fs::write(&boot_id, "b\n").unwrap();
-            std::fs::write(spool.dir().join(BOOT), before).unwrap();
-            assert_eq!(begin().are_of_earlier_boot(&old), rebooted, "{before}");
-        }
     }
 }

@@ -76,6 +76,8 @@ impl Plugin for Multinet {
             None => match forgotten(call, &config) {
                 Some(entry) => entry,
                 None => {
+                    // One that was cut short tells nothing and would look like a sandbox for ever.
+                    cache.forget(&call.env.container_id, &call.env.ifname)?;
                     lock.discard();
                     return Ok(());
                 }

@@ -328,6 +328,19 @@ fn del_of_an_attachment_without_record_asks_the_agent_and_does_without_it() {
 }
 
 #[test]
+fn a_record_cut_short_goes_with_the_del() {
+    for text in ["", r#"{"network":"meta","conta"#] {
+        let node = Node::new();
+        let absent = r#""Pod ns1/web does not exist""#;
+        let _agent = Agent::start(node.folder.path(), move |_| Reply::Json(500, absent.into()));
+        fs::create_dir_all(node.path("cache")).unwrap();
+        write(&node.path("cache/c1-eth0.json"), text);
+        node.run("DEL", &none()).succeed_silently();
+        assert!(node.calls().is_empty() && node.cached().is_empty(), "{text:?}: {:?}", node.cached());
+    }
+}
+
+#[test]
 fn an_agent_that_does_not_help_is_named() {
     let rows: [(Option<Reply>, u64, &str); 4] = [
         (None, 11, "cannot reach the agent"),

@@ -1,7 +1,7 @@
 //! What is attached, written down for DEL, CHECK and GC: one file per container and interface.
 
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -78,13 +78,17 @@ impl Cache {
         }
     }
 
-    /// Writes an entry; readers see the old one or the new one.
+    /// Writes an entry; readers see the old one or the new one, also after a crash of the node.
     pub fn store(&self, entry: &Entry) -> Result<(), CniError> {
         let path = self.file(&entry.container_id, &entry.ifname, "json");
         let draft = self.file(&entry.container_id, &entry.ifname, "tmp");
         let text =
             serde_json::to_vec(entry).map_err(|error| CniError::new(code::INTERNAL, format!("multinet: {error}")))?;
-        fs::write(&draft, text).and_then(|()| fs::rename(&draft, &path)).map_err(|error| io(&path, &error))
+        let written = File::create(&draft).and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()
+        });
+        written.and_then(|()| fs::rename(&draft, &path)).map_err(|error| io(&path, &error))
     }
 
     pub fn load(&self, container: &str, ifname: &str) -> Result<Option<Entry>, CniError> {
@@ -104,7 +108,12 @@ impl Cache {
     }
 
     pub fn remove(&self, entry: &Entry) -> Result<(), CniError> {
-        let path = self.file(&entry.container_id, &entry.ifname, "json");
+        self.forget(&entry.container_id, &entry.ifname)
+    }
+
+    /// Removes the file of a container and interface, whatever is in it.
+    pub fn forget(&self, container: &str, ifname: &str) -> Result<(), CniError> {
+        let path = self.file(container, ifname, "json");
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(io(&path, &error)),
             _ => Ok(()),
