@@ -107,7 +107,7 @@ pub struct Context {
     pub peers: Arc<Peers>,
     /// The enabled families.
     pub enabled: Enabled,
-    /// Whether pools in use cannot be deleted (`enableValidatingResourcesDeletedWebhook`).
+    /// Whether pools and subnets in use cannot be deleted (`enableValidatingResourcesDeletedWebhook`).
     pub guard_deletion: bool,
     /// Whether SpiderCoordinators are admitted (`SPIDERPOOL_COORDINATOR_ENABLED`).
     pub coordinator: bool,
@@ -121,8 +121,8 @@ pub struct Context {
 pub fn kinds(context: &Context) -> Vec<Webhook> {
     let webhook = |kind, plural, delete| Webhook { kind, plural, delete };
     let mut kinds = vec![
-        webhook("spidersubnet", "spidersubnets", false),
-        webhook("spiderippool", "spiderippools", true),
+        webhook("spidersubnet", "spidersubnets", context.guard_deletion),
+        webhook("spiderippool", "spiderippools", context.guard_deletion),
         webhook("spiderreservedip", "spiderreservedips", false),
     ];
     if context.coordinator {

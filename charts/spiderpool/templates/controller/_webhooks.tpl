@@ -7,7 +7,7 @@ asked to judge.
 {{- $kinds := list
   (dict "kind" "spiderippool" "plural" "spiderippools" "delete" $guard)
   (dict "kind" "spiderreservedip" "plural" "spiderreservedips" "delete" false)
-  (dict "kind" "spidersubnet" "plural" "spidersubnets" "delete" false "judge" true) -}}
+  (dict "kind" "spidersubnet" "plural" "spidersubnets" "delete" $guard "judge" true) -}}
 {{- if .Values.coordinator.enabled -}}
 {{- $kinds = append $kinds (dict "kind" "spidercoordinator" "plural" "spidercoordinators" "delete" false) -}}
 {{- end -}}

@@ -1,5 +1,6 @@
 //! SpiderSubnet under admission. This version makes nothing of one. Where the configuration switches the feature on, the rules are
-//! `ipam`'s and a client is warned; where it does not, the feature says that it does not exist. What is stored may be deleted.
+//! `ipam`'s and a client is warned; where it does not, the feature says that it does not exist. What is stored
+//! may be deleted, but where deletions are guarded, and upstream has given addresses of it to pools.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +57,7 @@ impl Kind for Subnets {
 
     async fn validate(&self, change: Change<SpiderSubnet>, _: bool) -> Result<(), Denied> {
         match change {
-            Change::Delete(_) => Ok(()),
+            Change::Delete(subnet) => self.delete(&subnet),
             // One that stays as it is is not held up: finalizers come off, and owners.
             Change::Update { old, new } if old.spec == new.spec => Ok(()),
             Change::Update { new, .. } if !self.0.subnet && new.metadata.deletion_timestamp.is_some() => Ok(()),
@@ -81,6 +82,19 @@ impl Kind for Subnets {
 }
 
 impl Subnets {
+    fn delete(&self, subnet: &SpiderSubnet) -> Result<(), Denied> {
+        let count = subnet.status.as_ref().and_then(|status| status.allocated_ip_count).unwrap_or_default();
+        if !self.0.guard_deletion || count <= 0 || subnet.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let text = format!(
+            "Subnet {} is in use: upstream gave {count} of its addresses to pools (status.allocatedIPCount, which this version does not \
+             change); to delete it all the same switch enableValidatingResourcesDeletedWebhook off",
+            subnet.name_any()
+        );
+        Err(Refusal::Forbidden(text).into())
+    }
+
     /// The other subnets are read live: there are few, and nobody waits for one.
     async fn create(&self, subnet: &SpiderSubnet) -> Result<(), Denied> {
         let (name, spec) = (subnet.name_any(), SubnetSpec::from(&subnet.spec));

@@ -104,6 +104,40 @@ async fn a_subnet_that_upstream_left_stays_as_it_is_and_goes_when_it_is_deleted(
     world.end().await;
 }
 
+/// Both ways: `enableValidatingResourcesDeletedWebhook`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deletion_of_a_subnet_in_use_is_refused_where_that_is_switched_on() {
+    for guarded in [true, false] {
+        let config =
+            format!("enableIPv4: true\nenableIPv6: true\nenableValidatingResourcesDeletedWebhook: {guarded}\n");
+        let (client, server) = crate::world::api_server().await;
+        for name in ["used", "unused"] {
+            let spec = json!({"spec": {"subnet": "10.9.0.0/24", "ips": ["10.9.0.1"]}});
+            create::<SpiderSubnet>(&client, name, spec).await.unwrap();
+        }
+        let api = Api::<SpiderSubnet>::all(client.clone());
+        let count = |count: i64| Patch::Merge(json!({"status": {"allocatedIPCount": count}}));
+        api.patch_status("used", &PatchParams::default(), &count(3)).await.unwrap();
+        api.patch_status("unused", &PatchParams::default(), &count(0)).await.unwrap();
+        let world = World::on(client.clone(), server, &config, &[]).await;
+        let used = api.delete("used", &DeleteParams::default()).await;
+        if guarded {
+            assert_refused("used", &refusal("used", used), (403, "Forbidden"), "upstream gave 3 of its addresses");
+        } else {
+            used.unwrap();
+        }
+        api.delete("unused", &DeleteParams::default()).await.unwrap();
+        // Nobody is asked without need: a controller that is away holds no deletion up.
+        let configured = Api::<ValidatingWebhookConfiguration>::all(client);
+        for webhook in configured.get("spiderpool-controller").await.unwrap().webhooks.unwrap() {
+            let asked = webhook.rules.unwrap()[0].operations.clone().unwrap().contains(&"DELETE".to_owned());
+            let is_guarded = webhook.name.starts_with("spidersubnet") || webhook.name.starts_with("spiderippool");
+            assert_eq!(asked, guarded && is_guarded, "{}", webhook.name);
+        }
+        world.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guides_objects_are_accepted() {
     let world = World::start().await;
@@ -149,22 +183,21 @@ async fn the_webhook_configurations_are_upstreams_with_our_url() {
     ];
     for (verb, webhooks) in all {
         let rows = [
-            ("spidersubnet", "spidersubnets", json!(["CREATE", "UPDATE"])),
-            ("spiderippool", "spiderippools", json!(["CREATE", "UPDATE", "DELETE"])),
-            ("spiderreservedip", "spiderreservedips", json!(["CREATE", "UPDATE"])),
-            ("spidercoordinator", "spidercoordinators", json!(["CREATE", "UPDATE"])),
-            ("spidermultusconfig", "spidermultusconfigs", json!(["CREATE", "UPDATE"])),
+            ("spidersubnet", "spidersubnets"),
+            ("spiderippool", "spiderippools"),
+            ("spiderreservedip", "spiderreservedips"),
+            ("spidercoordinator", "spidercoordinators"),
+            ("spidermultusconfig", "spidermultusconfigs"),
         ];
         assert_eq!(webhooks.len(), rows.len(), "{verb}");
-        for (webhook, (kind, plural, operations)) in webhooks.iter().zip(rows) {
+        for (webhook, (kind, plural)) in webhooks.iter().zip(rows) {
             let rule = &webhook["rules"][0];
             assert_eq!(webhook["name"], format!("{kind}.spiderpool.spidernet.io"));
             let url = webhook["clientConfig"]["url"].as_str().unwrap();
             assert!(url.ends_with(&format!("/{verb}-spiderpool-spidernet-io-v2beta1-{kind}")), "{url}");
             // Never of `/status`: what agents write passes by.
             assert_eq!(rule["resources"], json!([plural]), "{verb} {kind}");
-            let operations = if verb == "mutate" { json!(["CREATE", "UPDATE"]) } else { operations };
-            assert_eq!(rule["operations"], operations, "{verb} {kind}");
+            assert_eq!(rule["operations"], json!(["CREATE", "UPDATE"]), "{verb} {kind}");
             assert_eq!((&webhook["failurePolicy"], &webhook["sideEffects"]), (&json!("Fail"), &json!("None")));
             assert!(webhook["clientConfig"]["caBundle"].is_string(), "{webhook}");
         }
