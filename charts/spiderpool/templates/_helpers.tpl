@@ -1,6 +1,6 @@
 {{/* The chart's name, or what the user calls it. */}}
 {{- define "spiderpool.name" -}}
-{{- default .Chart.Name .Values.global.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- regexReplaceAll "[-_.]+$" (default .Chart.Name .Values.global.nameOverride | trunc 63) "" -}}
 {{- end -}}
 
 {{/* Labels by which a component's pods are selected; they never change over upgrades. Arguments: root, component. */}}

@@ -5,6 +5,7 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- define "spiderpool.validate" -}}
 {{- include "spiderpool.validate.alone" . -}}
 {{- include "spiderpool.validate.absent" . -}}
+{{- include "spiderpool.validate.paths" . -}}
 {{- include "spiderpool.validate.ipam" . -}}
 {{- include "spiderpool.validate.controller" . -}}
 {{- end -}}
@@ -37,6 +38,14 @@ the value, what it is, and what to do. Types, names and words are checked by val
 {{- end -}}
 {{- with .Values.iaasNetworkProvider.serverUrl -}}
 {{- fail (printf "iaasNetworkProvider.serverUrl: %s is not supported by this version: no provider is asked yet. Leave it empty." .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Folders of the agent's container: two mounts cannot be at the same place. One below another one is fine. */}}
+{{- define "spiderpool.validate.paths" -}}
+{{- $socket := .Values.global.ipamUNIXSocketHostPath -}}
+{{- if has (dir $socket) (list "/var/lib/spidernet" "/var/lib/cni" "/tmp/spiderpool/config-map") -}}
+{{- fail (printf "global.ipamUNIXSocketHostPath: %s is in %s, where the agent has something else. Use a folder of its own, which may be below it." $socket (dir $socket)) -}}
 {{- end -}}
 {{- end -}}
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::helm::{Rendered, containers, lint, pod, render};
+use crate::helm::{Rendered, containers, lint, pod, render, yaml};
 
 const VARIANTS: [&str; 6] = [
     "{}",
@@ -41,6 +41,58 @@ fn each(check: impl Fn(&Rendered)) {
 #[ignore = "helm"]
 fn helm_has_no_complaint() {
     lint().unwrap();
+}
+
+/// What the API server takes as the name of an object, and of what is at most a DNS label.
+fn is_name(text: &str, longest: usize) -> bool {
+    let is_inner = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
+    let dots = longest > 63;
+    (1..=longest).contains(&text.len())
+        && text.starts_with(is_inner)
+        && text.ends_with(is_inner)
+        && text.chars().all(|character| is_inner(character) || character == '-' || (dots && character == '.'))
+}
+
+fn is_label(text: &str) -> bool {
+    let is_inner = |character: char| character.is_ascii_alphanumeric();
+    text.len() <= 63
+        && (text.is_empty() || text.starts_with(is_inner) && text.ends_with(is_inner))
+        && text.chars().all(|character| is_inner(character) || "-_.".contains(character))
+}
+
+#[test]
+#[ignore = "helm"]
+fn the_longest_names_that_are_taken_fit_everywhere() {
+    let mut values = yaml(include_str!("everything.yaml"));
+    let long = |head: &str, length: usize| json!(format!("{head}{}", "x".repeat(length - head.len())));
+    values["spiderpoolController"]["name"] = long("controller-", 47);
+    values["spiderpoolAgent"]["name"] = long("agent-", 63);
+    values["spiderpoolInit"]["name"] = long("init-", 63);
+    values["multus"]["multusCNI"]["name"] = long("multus-", 63);
+    // Cut where no label may end.
+    for name in [format!("My_{}_Pool", "P".repeat(59)), "My_Pool.2".to_owned()] {
+        values["global"]["nameOverride"] = json!(name);
+        let all = render(&values.to_string());
+        for object in &all.0 {
+            let is_job = matches!(object["kind"].as_str().unwrap(), "Job" | "Service");
+            let longest = if is_job { 63 } else { 253 };
+            let name = object["metadata"]["name"].as_str().unwrap();
+            assert!(is_name(name, longest), "{}: {} characters", title(object), name.len());
+            let of_pods = object.pointer("/spec/template/metadata/labels");
+            for (key, value) in object.pointer("/metadata/labels").into_iter().chain(of_pods).flat_map(members) {
+                assert!(is_label(value), "{}: {key}: {value}", title(object));
+            }
+        }
+        for object in workloads(&all) {
+            for container in containers(object) {
+                assert!(is_name(container["name"].as_str().unwrap(), 63), "{}: {container}", title(object));
+            }
+        }
+    }
+}
+
+fn members(object: &Value) -> impl Iterator<Item = (&String, &str)> {
+    object.as_object().unwrap().iter().map(|(key, value)| (key, value.as_str().unwrap_or_default()))
 }
 
 #[test]

@@ -37,6 +37,18 @@ fn what_cannot_work_is_refused_by_name() {
         ("global: {cniBinHostPath: opt/cni}", "at '/global/cniBinHostPath': 'opt/cni' does not match pattern"),
         ("global: {ciliumConfigMap: cilium}", "at '/global/ciliumConfigMap': 'cilium' does not match pattern"),
         (
+            &format!("spiderpoolController: {{name: {}}}", "c".repeat(48)),
+            "at '/spiderpoolController/name': 'cccccccccccccccccccccccccccccccccccccccccccccccc' does not match pattern",
+        ),
+        (
+            "global: {ipamUNIXSocketHostPath: /var/lib/spidernet/spiderpool.sock}",
+            "global.ipamUNIXSocketHostPath: /var/lib/spidernet/spiderpool.sock is in /var/lib/spidernet, where the agent",
+        ),
+        (
+            "global: {ipamUNIXSocketHostPath: /var/lib/x/..//cni/s}",
+            "global.ipamUNIXSocketHostPath: /var/lib/x/..//cni/s is in /var/lib/cni, where the agent",
+        ),
+        (
             "clusterDefaultPool: {ipv4IPRanges: [10.0.0.0/24]}",
             "at '/clusterDefaultPool/ipv4IPRanges/0': '10.0.0.0/24' does not",
         ),
@@ -209,6 +221,8 @@ fn what_looks_alike_and_works_is_taken() {
         "spiderpoolController: {replicas: 2, podDisruptionBudget: {enabled: true}}",
         "spiderpoolController: {podDisruptionBudget: {enabled: true, minAvailable: 50%}}",
         "spiderpoolController: {hostnetwork: false, httpPort: 5710}",
+        "global: {ipamUNIXSocketHostPath: /var/lib/spidernet/socket/spiderpool.sock}",
+        "global: {ipamUNIXSocketHostPath: /var/lib/cni-socket/spiderpool.sock}",
         "clusterDefaultPool: {installIPv4IPPool: true, ipv4Subnet: 10.0.0.0/24, ipv4IPRanges: [10.0.0.5-10.0.0.9, 10.0.0.20]}",
         "ipam: {enableIPv4: false}",
         "grafanaDashboard: {instanceSelector: {matchLabels: null}}",
