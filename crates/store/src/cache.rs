@@ -100,8 +100,23 @@ impl<T> Cache<T> {
     /// Follows a watch until the stream ends. `what` names it in logs; `changed` is told of every change after it is visible.
     ///
     /// An interrupted watch goes on by itself; after a gap the whole list is compared, so that no deletion is missed.
-    pub async fn follow<K, S>(&self, what: &str, events: S, view: impl Fn(K) -> T, mut changed: impl FnMut(Change<T>))
+    pub async fn follow<K, S>(&self, what: &str, events: S, view: impl Fn(K) -> T, changed: impl FnMut(Change<T>))
     where
+        K: ResourceExt + Debug,
+        S: Stream<Item = watcher::Result<watcher::Event<K>>>,
+    {
+        self.follow_leaving(what, events, view, |_| {}, changed).await;
+    }
+
+    /// As [`Cache::follow`]; `leaving` is told of a last view before it is gone from here.
+    pub async fn follow_leaving<K, S>(
+        &self,
+        what: &str,
+        events: S,
+        view: impl Fn(K) -> T,
+        leaving: impl Fn(&Arc<T>),
+        mut changed: impl FnMut(Change<T>),
+    ) where
         K: ResourceExt + Debug,
         S: Stream<Item = watcher::Result<watcher::Event<K>>>,
     {
@@ -116,7 +131,7 @@ impl<T> Cache<T> {
                     changed(self.apply(key, view(object)));
                 }
                 Ok(watcher::Event::InitDone) => {
-                    self.keep_only(&listed).into_iter().for_each(|gone| changed(Change::Gone(gone)));
+                    self.keep_only(&listed, &leaving).into_iter().for_each(|gone| changed(Change::Gone(gone)));
                     listed = HashSet::new();
                     self.synced.send_replace(true);
                 }
@@ -127,8 +142,10 @@ impl<T> Cache<T> {
                 Ok(watcher::Event::Delete(object)) => {
                     let key = key(object.namespace().as_deref(), &object.name_any());
                     // The last view of the object may say more than the one we had.
+                    let last = Arc::new(view(object));
+                    leaving(&last);
                     drop(self.remove(&key));
-                    changed(Change::Gone(Arc::new(view(object))));
+                    changed(Change::Gone(last));
                 }
                 Err(error) => tracing::warn!(what, error = %interruption(error), "watch interrupted"),
             }
@@ -141,8 +158,9 @@ impl<T> Cache<T> {
         Change::Put(view)
     }
 
-    fn keep_only(&self, listed: &HashSet<String>) -> Vec<Arc<T>> {
+    fn keep_only(&self, listed: &HashSet<String>, leaving: impl Fn(&Arc<T>)) -> Vec<Arc<T>> {
         let gone: Vec<String> = self.read().keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        gone.iter().filter_map(|key| self.get(key)).for_each(|last| leaving(&last));
         gone.iter().filter_map(|key| self.remove(key)).collect()
     }
 }
