@@ -39,7 +39,7 @@ struct Inner {
     doubted: Notify,
 }
 
-/// Told of a pod that an address was freed of, and how to find what it has left.
+/// Told of a pod that has a claim less, and how to find what it has left.
 type Freed = dyn Fn(PodKey, &dyn Fn() -> Vec<Stored>) + Send + Sync;
 
 struct Machine {
@@ -50,7 +50,7 @@ struct Machine {
 impl Books {
     /// Lists the claims of the node, however long the API server takes, and begins with them.
     ///
-    /// `freed` is told of a pod whenever an address of it was freed, for whatever reason; beside it how to find the claims that are left.
+    /// `freed` is told of a pod whenever it has a claim less, for whatever reason; beside it how to find the claims that are left.
     pub async fn open(
         store: store::Claims,
         node: &str,
@@ -212,10 +212,8 @@ impl Inner {
                         if !after.is_zero() {
                             tokio::time::sleep(after).await;
                         }
-                        let holder = inner.holder_to_be_freed(&call);
                         let outcome = inner.carry_out(call).await;
                         inner.feed(Event::Reply(op, outcome));
-                        inner.tell(holder);
                     };
                     drop(if waited_for { self.calls.spawn(call) } else { tokio::spawn(call) });
                 }
@@ -225,28 +223,17 @@ impl Inner {
                         let _ = waiting.send(answer);
                     }
                 }
+                Effect::Freed(pod) => {
+                    let uid = pod.uid.clone();
+                    (self.freed)(pod, &|| self.of_pod(&uid));
+                }
                 Effect::Note(note) => log(&note),
             }
         }
     }
 
-    fn holder_to_be_freed(&self, call: &Call) -> Option<PodKey> {
-        let Call::Delete { address, .. } = call else { return None };
-        let machine = self.machine();
-        let stored = machine.claims.all().find(|stored| stored.claim.address == *address)?;
-        let pod = stored.claim.pod()?;
-        Some(PodKey { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() })
-    }
-
     fn of_pod(&self, uid: &str) -> Vec<Stored> {
         self.machine().claims.of_pod(uid).into_iter().cloned().collect()
-    }
-
-    fn tell(&self, holder: Option<PodKey>) {
-        if let Some(pod) = holder {
-            let uid = pod.uid.clone();
-            (self.freed)(pod, &|| self.of_pod(&uid));
-        }
     }
 
     /// An address that is about to be freed is no longer booked with upstream.

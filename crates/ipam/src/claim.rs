@@ -51,7 +51,7 @@ use std::time::Duration;
 pub use types::*;
 
 use add::AddState;
-use book::{Book, Use};
+use book::{Book, Known, Use};
 use job::Job;
 use ledger::Ledger;
 use reconcile::Reconciling;
@@ -222,6 +222,15 @@ impl Claims {
         for listing in self.ledgers.values_mut().filter_map(|ledger| ledger.listing.as_mut()) {
             listing.touched.insert(address);
         }
+    }
+
+    /// Takes a claim out of the books, for whatever reason.
+    fn forget(&mut self, address: IpAddr, context: &mut Context<'_>) -> Option<Known> {
+        let known = self.book.remove(address)?;
+        if let Some(PodHolder { namespace, name, uid, .. }) = known.stored.claim.pod().cloned() {
+            context.effects.push(Effect::Freed(PodKey { namespace, name, uid }));
+        }
+        Some(known)
     }
 
     /// Begins a task, or lets it wait for the pod's current work.

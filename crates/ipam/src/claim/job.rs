@@ -206,7 +206,7 @@ impl Claims {
             }
             (End::Kept | End::Restored, None) => {}
             (End::Gone, _) => {
-                self.book.remove(address);
+                self.forget(address, context);
                 if let Some(ledger) = self.ledgers.get_mut(&claim.pool) {
                     ledger.free(address);
                 }
@@ -215,7 +215,7 @@ impl Claims {
                 }
             }
             (End::Foreign, found) => {
-                let known = self.book.remove(address);
+                let known = self.forget(address, context);
                 if let Some(claim) = known.and(found).map(|stored| stored.claim) {
                     context.effects.push(Effect::Note(Note::Foreign(claim)));
                 }

@@ -52,7 +52,7 @@ impl Claims {
         for stored in missing.into_iter().filter(|stored| !touched.contains(&stored.claim.address)) {
             match stored.claim.pod().map(|pod| pod.uid.clone()) {
                 Some(uid) => self.jobs_of_pod(uid, Job::settle(stored.claim), context),
-                None => drop(self.book.remove(stored.claim.address)),
+                None => drop(self.forget(stored.claim.address, context)),
             }
         }
         self.doubtful.retain(|_, (_, seen)| {
@@ -74,6 +74,7 @@ impl Claims {
             }
             Some(_) => {
                 context.effects.push(Effect::Note(Note::Foreign(stored.claim.clone())));
+                self.forget(address, context);
                 self.book.insert(stored, Use::Open);
             }
             None => self.unknown(stored, context),

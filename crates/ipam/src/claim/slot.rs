@@ -264,7 +264,7 @@ impl Claims {
             let Some(claim) = self.book.get(*address).map(|known| known.stored.claim.clone()) else { continue };
             match claim.pod().map(|pod| pod.uid.clone()) {
                 Some(uid) => of_pods.entry(uid).or_default().push(Job::settle(claim)),
-                None => drop(self.book.remove(*address)),
+                None => drop(self.forget(*address, context)),
             }
         }
         for (uid, jobs) in of_pods {
@@ -460,7 +460,7 @@ impl Claims {
 
     /// A claim of the pod was taken away by somebody else: the slot must find another address.
     fn lost(&mut self, id: SlotId, claim: &Claim, found: Claim, context: &mut Context<'_>) {
-        self.book.remove(claim.address);
+        self.forget(claim.address, context);
         context.effects.push(Effect::Note(Note::Foreign(found)));
         if let Some(slot) = self.slot(id) {
             slot.phase = Phase::Seeking;

@@ -270,6 +270,8 @@ pub enum Effect {
     },
     /// The end of a request.
     Answer(Ticket, Answer),
+    /// The pod has a claim less, for whatever reason: what tells of it is to follow.
+    Freed(PodKey),
     /// Something that a log should know.
     Note(Note),
 }

@@ -333,6 +333,35 @@ fn a_claim_of_a_finished_pod_that_the_controller_freed_is_not_made_again() {
 }
 
 #[test]
+fn whenever_a_pod_has_a_claim_less_it_is_said() {
+    let begin = || {
+        let mut world = Single::new(Vec::new());
+        let granted = world.add_now(add("a", "c", "eth0", vec![want("eth0", &[one()])])).unwrap();
+        assert!(world.freed.is_empty());
+        (world, granted[0].1)
+    };
+    let (mut world, _) = begin();
+    world.release_now(release("a", "c", "eth0", PodFate::Gone));
+    assert_eq!(world.freed, ["a"], "a release");
+    let (mut world, address) = begin();
+    world.event(Event::PodGone { uid: "uid-of-a".into(), interfaces_gone: false });
+    world.api.objects.remove(&address);
+    world.event(Event::Reconcile);
+    world.settle();
+    assert_eq!((world.freed.as_slice(), world.claims.all().count()), (["a".to_owned()].as_slice(), 0), "somebody else");
+    let (mut world, address) = begin();
+    world.api.objects.remove(&address);
+    world.api.objects.insert(address, stored("10.0.0.1", "b", "d", "eth0"));
+    world.event(Event::Reconcile);
+    world.settle();
+    assert_eq!((world.freed.as_slice(), world.claims.all().count()), (["a".to_owned()].as_slice(), 1), "another's now");
+    let (mut world, address) = begin();
+    world.api.objects.remove(&address);
+    world.add_now(add("a", "c2", "eth0", vec![want("eth0", &[one()])])).unwrap();
+    assert_eq!(world.freed, ["a"], "its next sandbox found nothing to take over");
+}
+
+#[test]
 fn claims_of_a_pod_that_is_gone_wait_for_the_proof_that_its_interfaces_are() {
     let mut world = Single::new(Vec::new());
     world.add_now(add("a", "c", "eth0", vec![want("eth0", &[small()]), want("eth1", &[small()])])).unwrap();

@@ -154,7 +154,7 @@ impl Simulation {
             match effect {
                 Effect::Call { op, call, .. } => self.flights.push(Flight::Request { node, life, op, call }),
                 Effect::Answer(ticket, answer) => self.answered(ticket, answer),
-                Effect::Note(_) => {}
+                Effect::Freed(_) | Effect::Note(_) => {}
             }
         }
         let uids: BTreeMap<String, String> =

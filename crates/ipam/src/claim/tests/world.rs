@@ -156,6 +156,8 @@ pub struct Single {
     pub api: Api,
     pub random: Random,
     pub notes: Vec<Note>,
+    /// Names of pods that an address was freed of.
+    pub freed: Vec<String>,
     pub answers: BTreeMap<Ticket, Answer>,
     /// Calls that were not answered yet.
     pub calls: Vec<(Op, Call)>,
@@ -169,6 +171,7 @@ impl Single {
             api: Api::default(),
             random: Random(7),
             notes: Vec::new(),
+            freed: Vec::new(),
             answers: BTreeMap::new(),
             calls: Vec::new(),
             tickets: 0,
@@ -183,6 +186,7 @@ impl Single {
                 Effect::Answer(ticket, answer) => {
                     assert!(self.answers.insert(ticket, answer).is_none(), "answered twice")
                 }
+                Effect::Freed(pod) => self.freed.push(pod.name),
                 Effect::Note(note) => self.notes.push(note),
             }
         }
