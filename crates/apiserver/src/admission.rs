@@ -13,6 +13,7 @@ use kube_cel::cel::{Context, Program, Value as Cel};
 use serde_json::{Value, json};
 
 use crate::meta;
+use crate::patch::apply_in_order;
 use crate::request::Call;
 use crate::schema::rules::fault;
 use crate::selector::Labels;
@@ -276,7 +277,7 @@ impl Hook {
             return Err(Failure::internal(format!("admission webhook {name:?} {why}")));
         }
         let before = new.clone();
-        json_patch::patch(new, &patch).map_err(Failure::internal)?;
+        apply_in_order(new, &patch).map_err(Failure::internal)?;
         Ok(*new != before)
     }
 }

@@ -8,6 +8,11 @@ use crate::kinds::Resource;
 use crate::status::{Failure, Outcome};
 use crate::strategic;
 
+/// Operations of a JSON patch at most, as in kube-apiserver.
+const MOST_OPERATIONS: usize = 10_000;
+/// Bytes of JSON that the copies of a JSON patch may add, as in kube-apiserver.
+const MOST_COPIED: usize = 3 << 20;
+
 /// A parsed patch.
 #[derive(Debug)]
 pub enum Patch {
@@ -54,7 +59,13 @@ impl Patch {
     pub fn apply(&self, resource: &Resource, current: &Value) -> Outcome<Value> {
         let mut value = current.clone();
         match self {
-            Self::Json(patch) => patch_in_order(&mut value, patch).map_err(|error| {
+            Self::Json(patch) if patch.len() > MOST_OPERATIONS => {
+                let count = patch.len();
+                return Err(Failure::too_large(&format!(
+                    "The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {count}"
+                )));
+            }
+            Self::Json(patch) => apply_in_order(&mut value, patch).map_err(|error| {
                 // The client gets no more than this from kube-apiserver either.
                 tracing::debug!(%error, "JSON patch refused");
                 let message = "the server rejected our request due to an error in our request";
@@ -80,24 +91,43 @@ fn no_map(value: &Value) -> String {
     format!("json: cannot unmarshal {seen} into Go value of type map[string]interface {{}}")
 }
 
-/// RFC 6902, except that `replace` of an absent member of an object adds it, as kube-apiserver's library does.
-fn patch_in_order(value: &mut Value, patch: &json_patch::Patch) -> Result<(), json_patch::PatchError> {
-    let mut operations = patch.0.clone();
-    if operations.iter().any(|operation| matches!(operation, PatchOperation::Replace(_))) {
-        let mut scratch = value.clone();
-        for at in 0..operations.len() {
-            if let PatchOperation::Replace(replace) = &operations[at]
-                && is_new_member(&scratch, replace.path.as_str())
-            {
-                let (path, value) = (replace.path.clone(), replace.value.clone());
-                operations[at] = PatchOperation::Add(AddOperation { path, value });
+/// Why a JSON patch is not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonPatchError {
+    /// An operation does not fit the object.
+    #[error(transparent)]
+    Operation(#[from] json_patch::PatchError),
+    /// Copies of copies grow without end.
+    #[error(
+        "Unable to complete the copy, the accumulated size increase of copy is {size}, exceeding the limit {MOST_COPIED}"
+    )]
+    Copies {
+        /// Bytes copied so far.
+        size: usize,
+    },
+}
+
+/// RFC 6902, except that `replace` of an absent member of an object adds it, as kube-apiserver's library does. After a failure the
+/// value is that of the operations before.
+pub fn apply_in_order(value: &mut Value, patch: &[PatchOperation]) -> Result<(), JsonPatchError> {
+    let mut copied = 0;
+    for operation in patch {
+        match operation {
+            PatchOperation::Replace(replace) if is_new_member(value, replace.path.as_str()) => {
+                let (path, new) = (replace.path.clone(), replace.value.clone());
+                json_patch::patch(value, &[PatchOperation::Add(AddOperation { path, value: new })])?;
             }
-            if json_patch::patch(&mut scratch, &operations[at..=at]).is_err() {
-                break;
+            PatchOperation::Copy(copy) => {
+                copied += value.pointer(copy.from.as_str()).map_or(0, |from| from.to_string().len());
+                if copied > MOST_COPIED {
+                    return Err(JsonPatchError::Copies { size: copied });
+                }
+                json_patch::patch(value, std::slice::from_ref(operation))?;
             }
+            _ => json_patch::patch(value, std::slice::from_ref(operation))?,
         }
     }
-    json_patch::patch(value, &operations)
+    Ok(())
 }
 
 /// Whether a path names an absent member of an object that is there.

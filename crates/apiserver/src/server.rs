@@ -318,7 +318,9 @@ async fn body(request: Request<Body>) -> Outcome<Bytes> {
     let limited = Limited::new(request.into_body(), BODY_LIMIT);
     match limited.collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::too_large(BODY_LIMIT)),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Failure::too_large(&format!("limit is {BODY_LIMIT}")))
+        }
         Err(error) => Err(Failure::bad_request(error.to_string())),
     }
 }

@@ -171,6 +171,11 @@ fn broken(path: &str, request: &Value) -> Option<Value> {
         "/stranger" => Some(json!({"uid": "somebody-else"})),
         "/garbled" => Some(json!({"patchType": "JSONPatch", "patch": "e30="})),
         "/misplaced" => Some(change(json!([{"op": "remove", "path": "/data/absent"}]))),
+        "/endless" => {
+            let copy = |i: usize| json!({"op": "copy", "from": "/data/a", "path": format!("/data/a{i}")});
+            let first = json!({"op": "add", "path": "/data/a", "value": "x".repeat(100 << 10)});
+            Some(change(std::iter::once(first).chain((0..40).map(copy)).collect()))
+        }
         _ => allow(path, request),
     }
 }
@@ -222,6 +227,7 @@ async fn an_answer_that_makes_no_sense_is_a_failed_call_and_a_patch_that_does_no
         ("/stranger", "received invalid webhook response: expected response.uid=", true),
         ("/garbled", "received undecodable patch in webhook response: ", true),
         ("/misplaced", "", false),
+        ("/endless", "Unable to complete the copy, the accumulated size increase of copy is ", false),
     ] {
         for policy in ["Fail", "Ignore"] {
             let (api, hooks) = (Api::new().await, Hooks::start(broken).await);
@@ -235,7 +241,7 @@ async fn an_answer_that_makes_no_sense_is_a_failed_call_and_a_patch_that_does_no
                 continue;
             }
             assert_eq!((answer.code, answer.refusal().1), (500, "InternalError"), "{path} {policy}");
-            let begin = if ignorable { failed(path, why) } else { "Internal error occurred: ".to_owned() };
+            let begin = if ignorable { failed(path, why) } else { format!("Internal error occurred: {why}") };
             assert!(answer.refusal().2.starts_with(&begin), "{path} {policy}: {answer:?}");
         }
     }

@@ -98,3 +98,29 @@ async fn the_items_of_a_strategic_patch_come_before_those_that_the_server_has() 
     let names: Vec<_> = patched["spec"]["ports"].as_array().unwrap().iter().map(|p| p["name"].clone()).collect();
     assert_eq!(names, ["b", "a"]);
 }
+
+#[tokio::test]
+async fn a_json_patch_is_bounded_in_operations_and_in_what_it_copies() {
+    let api = Api::new().await;
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let group = api.define("Namespaced", json!({"schema": schema})).await;
+    api.post(&api.widgets(&group), &widget(&group, "a", json!({"a": "x".repeat(100 << 10)}))).await.ok();
+    let path = format!("{}/a", api.widgets(&group));
+    let tests = |count: usize| json!(vec![json!({"op": "test", "path": "/kind", "value": "Widget"}); count]);
+    assert_eq!(api.patch(&path, "json", &tests(10_000)).await.code, 200);
+    let message = "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001";
+    assert_eq!(api.patch(&path, "json", &tests(10_001)).await.refusal(), (413, "RequestEntityTooLarge", message));
+
+    let copies = |from: &str, count: usize| {
+        json!(
+            (0..count).map(|i| json!({"op": "copy", "from": from, "path": format!("/spec/b{i}")})).collect::<Vec<_>>()
+        )
+    };
+    assert_eq!(api.patch(&path, "json", &copies("/spec/a", 3)).await.code, 200);
+    // 3 MiB at most; a copy of what holds the copies before it doubles each time.
+    for (from, count) in [("/spec/a", 31), ("/spec", 40)] {
+        let answer = api.patch(&path, "json", &copies(from, count)).await;
+        let message = "the server rejected our request due to an error in our request";
+        assert_eq!(answer.refusal(), (422, "Invalid", message), "{count} copies of {from}");
+    }
+}
