@@ -21,6 +21,9 @@ const BATCH: usize = 512;
 /// Events kept per resource for watches to catch up, unless told otherwise.
 pub const HISTORY: usize = 8192;
 
+/// Bytes of the JSON of an object at most: what etcd takes by default.
+pub const LARGEST: usize = 3 << 19;
+
 /// Which resource an object is stored under: `group/plural`.
 pub type StoreId = Arc<str>;
 
@@ -158,6 +161,8 @@ pub enum Refused {
     NoNamespace,
     /// The namespace is being deleted.
     NamespaceTerminating,
+    /// The object would be larger than [`LARGEST`].
+    TooLarge,
     /// The disk failed. Nothing was written, or it is taken back before the next write.
     Disk(String),
 }
@@ -493,6 +498,11 @@ impl Writer {
             write.value["metadata"]["resourceVersion"] = version.to_string().into();
             let selectable = state.shard(&write.store).map_or(&[][..], |s| &s.selectable);
             let new = Arc::new(Object::new(&write.key, version, &write.value, selectable));
+            if !write.remove && outgrows(&new, current.as_deref()) {
+                version -= 1;
+                let _ = reply.send(Err(Refused::TooLarge));
+                continue;
+            }
             let event =
                 Event { version, store: write.store.clone(), old: current, new: new.clone(), removed: write.remove };
             overlay.insert((write.store, write.key), (!write.remove).then_some(new));
@@ -508,6 +518,12 @@ impl Writer {
         };
         disk.persist(&staged.iter().map(row).collect::<Vec<_>>(), last.version)
     }
+}
+
+/// Whether an object becomes larger than is stored. The mark of its deletion always has room, and what is too large may be changed.
+fn outgrows(new: &Object, current: Option<&Object>) -> bool {
+    let excused = current.is_some_and(|old| old.json.len() > LARGEST || (new.deleting && !old.deleting));
+    new.json.len() > LARGEST && !excused
 }
 
 fn check(write: &Write, current: Option<&Object>, namespace: Option<Option<Arc<Object>>>) -> Result<(), Refused> {

@@ -13,7 +13,7 @@ use crate::request::{Call, decode};
 use crate::schema::{Cause, duplicates};
 use crate::server::Server;
 use crate::status::{Failure, Outcome};
-use crate::storage::{Expect, Object, Refused, Write};
+use crate::storage::{Expect, LARGEST, Object, Refused, Write};
 use crate::{service, strategy};
 
 /// How often a write that names no version is tried against concurrent ones.
@@ -458,6 +458,7 @@ impl<'a> Writing<'a> {
             Refused::Changed => Failure::modified(resource, name),
             Refused::NoNamespace => Failure::no_namespace(namespace),
             Refused::NamespaceTerminating => Failure::namespace_terminating(resource, name, namespace),
+            Refused::TooLarge => Failure::too_large(&format!("limit is {LARGEST}")),
             Refused::Disk(why) => Failure::unavailable(&why),
         }
     }

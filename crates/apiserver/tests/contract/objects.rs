@@ -1,6 +1,6 @@
 //! Identity, versions, preconditions, deletion, ownership, selection.
 
-use crate::engine::{Api, config_map, widget};
+use crate::engine::{Answer, Api, Engine, config_map, engine, widget};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -186,6 +186,32 @@ async fn an_object_with_a_foreign_uid_as_owner_is_collected() {
     orphan["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "never", "uid": "11111111-1111-1111-1111-111111111111"}]);
     api.post(&api.core("configmaps"), &orphan).await.ok();
     api.until(&api.core("configmaps/orphan"), "the orphan goes", |a| a.code == 404).await;
+}
+
+#[tokio::test]
+async fn an_object_larger_than_etcd_takes_is_refused() {
+    let api = Api::new().await;
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let group = api.define("Namespaced", json!({"schema": schema})).await;
+    let large = |size: usize| widget(&group, "a", json!({"a": "x".repeat(size)}));
+    let refused = |answer: Answer| match engine() {
+        Engine::KubeApiserver => assert_eq!(answer.refusal(), (500, "", "etcdserver: request is too large")),
+        Engine::Embedded => {
+            let (code, reason, message) = answer.refusal();
+            assert_eq!((code, reason), (413, "RequestEntityTooLarge"));
+            assert!(message.starts_with("Request entity too large: limit is 1572864"), "{message}");
+        }
+    };
+    refused(api.post(&api.widgets(&group), &large((3 << 19) + 100)).await);
+    let path = format!("{}/a", api.widgets(&group));
+    assert_eq!(api.get(&path).await.code, 404);
+    let mut stored = api.post(&api.widgets(&group), &large((3 << 19) - 10_000)).await.ok();
+    refused(api.patch(&path, "merge", &json!({"spec": {"b": "x".repeat(10_100)}})).await);
+    stored["spec"]["b"] = "x".repeat(10_100).into();
+    refused(api.put(&path, &stored).await);
+    assert!(api.get(&path).await.ok()["spec"]["b"].is_null());
+    api.patch(&path, "merge", &json!({"spec": {"b": "x"}})).await.ok();
+    api.delete(&path).await.ok();
 }
 
 #[tokio::test]
