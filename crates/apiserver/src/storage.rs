@@ -21,6 +21,8 @@ const BATCH: usize = 512;
 /// Events kept per resource for watches to catch up, unless told otherwise.
 pub const HISTORY: usize = 8192;
 
+/// Bytes that the events of a resource hold beside its current objects.
+const HISTORY_BYTES: usize = 64 << 20;
 /// Bytes of the JSON of an object at most: what etcd takes by default.
 pub const LARGEST: usize = 3 << 19;
 
@@ -122,6 +124,14 @@ pub struct Event {
     pub removed: bool,
 }
 
+impl Event {
+    /// Bytes that are in memory for this event alone: each state that is no longer current is the old one of one event.
+    fn held(&self) -> usize {
+        let last = if self.removed { self.new.json.len() } else { 0 };
+        self.old.as_ref().map_or(0, |old| old.json.len()) + last
+    }
+}
+
 /// What a write expects to find.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Expect {
@@ -176,6 +186,8 @@ pub struct Shard {
     pub history: VecDeque<Arc<Event>>,
     /// Events up to and including this version are forgotten.
     pub compacted: u64,
+    /// Bytes that the history holds.
+    held: usize,
     selectable: Vec<String>,
     news: watch::Sender<u64>,
 }
@@ -228,6 +240,7 @@ impl State {
             objects: BTreeMap::new(),
             history: VecDeque::new(),
             compacted,
+            held: 0,
             selectable: Vec::new(),
             news: watch::Sender::new(compacted),
         })
@@ -265,12 +278,14 @@ impl State {
             true => shard.objects.remove(&event.new.key),
             false => shard.objects.insert(event.new.key.clone(), event.new.clone()),
         };
-        if shard.history.len() >= keep
+        shard.held += event.held();
+        shard.history.push_back(event);
+        while (shard.history.len() > keep || shard.held > HISTORY_BYTES)
             && let Some(oldest) = shard.history.pop_front()
         {
+            shard.held -= oldest.held();
             shard.compacted = oldest.version;
         }
-        shard.history.push_back(event);
     }
 }
 
@@ -537,5 +552,48 @@ fn check(write: &Write, current: Option<&Object>, namespace: Option<Option<Arc<O
         (Expect::Version(_), None) => Err(Refused::Missing),
         (Expect::Version(wanted), Some(found)) if wanted != found.version => Err(Refused::Changed),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn store() -> (Store, mpsc::UnboundedReceiver<Arc<Event>>) {
+        let (follow, events) = mpsc::unbounded_channel();
+        (Store::open(None, |_| Vec::new(), HISTORY, follow).unwrap(), events)
+    }
+
+    fn write(store: &str, key: &str, expect: Expect, text: &str) -> Write {
+        let value = json!({"metadata": {"name": key, "uid": format!("{store}/{key}")}, "text": text});
+        Write { store: store.into(), key: key.into(), expect, value, remove: false, namespace: None }
+    }
+
+    #[tokio::test]
+    async fn the_history_of_large_objects_is_short() {
+        let (store, mut events) = store();
+        let big = "x".repeat(1 << 20);
+        let mut version = store.write(write("/configmaps", "a", Expect::Absent, &big)).await.unwrap().version;
+        store.write(write("/secrets", "small", Expect::Absent, "x")).await.unwrap();
+        for _ in 0..150 {
+            version = store.write(write("/configmaps", "a", Expect::Version(version), &big)).await.unwrap().version;
+            while events.try_recv().is_ok() {}
+        }
+        let state = store.read();
+        let shard = state.shard("/configmaps").unwrap();
+        let states: HashMap<_, _> = shard
+            .history
+            .iter()
+            .flat_map(|event| event.old.iter().chain([&event.new]))
+            .map(|object| (object.version, object.json.len()))
+            .collect();
+        let bytes: usize = states.values().sum();
+        assert!(bytes <= HISTORY_BYTES + 2 * big.len(), "{bytes} bytes");
+        assert!(shard.history.len() > 60, "{} events", shard.history.len());
+        assert_eq!(shard.compacted + 1, shard.history[0].version);
+        assert_eq!(shard.held, shard.history.iter().map(|event| event.held()).sum::<usize>());
+        assert_eq!(state.shard("/secrets").unwrap().compacted, 0, "the others keep theirs");
     }
 }

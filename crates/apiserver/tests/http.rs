@@ -276,3 +276,29 @@ async fn objects_survive_a_restart_and_a_change_of_the_storage_version() {
         "events before the restart are forgotten"
     );
 }
+
+#[tokio::test]
+async fn a_watch_outlives_many_versions_of_a_large_object_and_an_old_version_is_gone() {
+    let server = Server::open(Options::default()).await.unwrap();
+    let made = ask(&server, Method::POST, MAPS, &[JSON], map("large")).await;
+    let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let first = version(&made.body);
+    let follow = Request::builder().uri(format!("{MAPS}?watch=1&resourceVersion={first}")).body(Body::empty()).unwrap();
+    let mut following = server.router().oneshot(follow).await.unwrap().into_body();
+    let (path, merge) = (format!("{MAPS}/large"), [("content-type", "application/merge-patch+json")]);
+    let mut last = first.clone();
+    for round in 0..90 {
+        let text = format!("{round:09}").repeat(100_000);
+        let patched = ask(&server, Method::PATCH, &path, &merge, json!({"data": {"text": text}}).to_string()).await;
+        assert_eq!(patched.code, 200, "{round}");
+        last = version(&patched.body);
+        let frame = following.frame().await.unwrap().unwrap().into_data().unwrap();
+        let event: Value = serde_json::from_slice(&frame).unwrap();
+        assert_eq!((&event["type"], version(&event["object"])), (&json!("MODIFIED"), last.clone()), "{round}");
+    }
+    let old =
+        ask(&server, Method::GET, &format!("{MAPS}?watch=1&resourceVersion={first}&timeoutSeconds=1"), &[], "").await;
+    assert_eq!((&old.body["type"], &old.body["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    let now = format!("{MAPS}?watch=1&resourceVersion={last}&timeoutSeconds=1");
+    assert_eq!(ask(&server, Method::GET, &now, &[], "").await.body, "", "nothing is missed");
+}
