@@ -16,10 +16,9 @@ use crate::delete::{CRD_CLEANUP, FOREGROUND, ORPHAN, Options, Propagation, delet
 use crate::meta;
 use crate::request::{Accept, Call, Query, Shape, Target};
 use crate::server::Server;
-use crate::storage::{Event, Expect, Object, Refused, State, StoreId, Write};
+use crate::storage::{DEFINITIONS, Event, Expect, Object, Refused, State, StoreId, Write};
 
 const NAMESPACES: &str = "/namespaces";
-const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
 /// Deletions under way at once.
 const PARALLEL: usize = 32;
 /// Pause before failed deletions are tried again.
@@ -280,6 +279,7 @@ impl Collector {
                 remove: current.deleting && !held,
                 value,
                 namespace: None,
+                definition: None,
             };
             match self.server.store().write(write).await {
                 Err(Refused::Changed) => {}

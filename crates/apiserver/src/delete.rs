@@ -195,6 +195,7 @@ pub async fn delete_object(
             value,
             remove: !wait,
             namespace: None,
+            definition: None,
         };
         match server.store().write(write).await {
             Ok(object) => {

@@ -90,6 +90,11 @@ impl Resource {
         }
     }
 
+    /// Name of the definition of a custom resource.
+    pub fn definition(&self) -> Option<String> {
+        (!self.builtin).then(|| self.qualified())
+    }
+
     /// Whether this is the built-in kind of that name.
     pub fn is(&self, store: &str) -> bool {
         &*self.store == store

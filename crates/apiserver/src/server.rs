@@ -19,7 +19,7 @@ use crate::kinds::{Catalog, Resource, builtin_selectable};
 use crate::request::{Accept, Call, Query, Shape, Target};
 use crate::service::{Held, Ranges};
 use crate::status::{Failure, Outcome};
-use crate::storage::{self, Expect, Store, Write};
+use crate::storage::{self, DEFINITIONS, Expect, Store, Write};
 use crate::write::{self, Reply, Writing};
 use crate::{collect, crd, delete, discovery, list, meta, render, scale, service, watch};
 
@@ -27,7 +27,6 @@ use crate::{collect, crd, delete, discovery, list, meta, render, scale, service,
 const BODY_LIMIT: usize = 3 << 20;
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 const ENDPOINTS_WARNING: &str = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
-const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
 
 /// How a server is set up.
 #[derive(Debug, Clone)]
@@ -147,7 +146,15 @@ impl Server {
         meta::fill(&mut value, "");
         crate::strategy::prepare_create(&resource, &mut value);
         let store = resource.store.clone();
-        let write = Write { store, key: name.into(), expect: Expect::Absent, value, remove: false, namespace: None };
+        let write = Write {
+            store,
+            key: name.into(),
+            expect: Expect::Absent,
+            value,
+            remove: false,
+            namespace: None,
+            definition: None,
+        };
         let failed = |why| OpenError::Namespace { name: name.to_owned(), why: format!("{why:?}") };
         self.store().write(write).await.map(|_| ()).map_err(failed)
     }

@@ -26,6 +26,9 @@ const HISTORY_BYTES: usize = 64 << 20;
 /// Bytes of the JSON of an object at most: what etcd takes by default.
 pub const LARGEST: usize = 3 << 19;
 
+/// Where definitions are stored.
+pub const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
+
 /// Which resource an object is stored under: `group/plural`.
 pub type StoreId = Arc<str>;
 
@@ -156,6 +159,8 @@ pub struct Write {
     pub remove: bool,
     /// Refuse unless this namespace exists and is not terminating.
     pub namespace: Option<String>,
+    /// Refuse unless this definition exists and is not terminating.
+    pub definition: Option<String>,
 }
 
 /// Why a write was refused.
@@ -171,6 +176,10 @@ pub enum Refused {
     NoNamespace,
     /// The namespace is being deleted.
     NamespaceTerminating,
+    /// The definition of the kind does not exist.
+    NoDefinition,
+    /// The definition of the kind is being deleted.
+    DefinitionTerminating,
     /// The object would be larger than [`LARGEST`].
     TooLarge,
     /// The disk failed. Nothing was written, or it is taken back before the next write.
@@ -505,7 +514,8 @@ impl Writer {
             };
             let current = find(&write.store, &write.key);
             let namespace = write.namespace.as_ref().map(|name| find(&"/namespaces".into(), name));
-            if let Err(refused) = check(&write, current.as_deref(), namespace) {
+            let definition = write.definition.as_ref().map(|name| find(&DEFINITIONS.into(), name));
+            if let Err(refused) = check(&write, current.as_deref(), namespace, definition) {
                 let _ = reply.send(Err(refused));
                 continue;
             }
@@ -541,7 +551,17 @@ fn outgrows(new: &Object, current: Option<&Object>) -> bool {
     new.json.len() > LARGEST && !excused
 }
 
-fn check(write: &Write, current: Option<&Object>, namespace: Option<Option<Arc<Object>>>) -> Result<(), Refused> {
+fn check(
+    write: &Write,
+    current: Option<&Object>,
+    namespace: Option<Option<Arc<Object>>>,
+    definition: Option<Option<Arc<Object>>>,
+) -> Result<(), Refused> {
+    match definition {
+        Some(None) => return Err(Refused::NoDefinition),
+        Some(Some(found)) if found.deleting => return Err(Refused::DefinitionTerminating),
+        _ => {}
+    }
     match namespace {
         Some(None) => return Err(Refused::NoNamespace),
         Some(Some(found)) if found.deleting => return Err(Refused::NamespaceTerminating),
@@ -568,7 +588,7 @@ mod tests {
 
     fn write(store: &str, key: &str, expect: Expect, text: &str) -> Write {
         let value = json!({"metadata": {"name": key, "uid": format!("{store}/{key}")}, "text": text});
-        Write { store: store.into(), key: key.into(), expect, value, remove: false, namespace: None }
+        Write { store: store.into(), key: key.into(), expect, value, remove: false, namespace: None, definition: None }
     }
 
     #[tokio::test]
@@ -595,5 +615,25 @@ mod tests {
         assert_eq!(shard.compacted + 1, shard.history[0].version);
         assert_eq!(shard.held, shard.history.iter().map(|event| event.held()).sum::<usize>());
         assert_eq!(state.shard("/secrets").unwrap().compacted, 0, "the others keep theirs");
+    }
+
+    #[tokio::test]
+    async fn a_creation_that_comes_after_the_deletion_of_its_definition_is_refused() {
+        let (store, _events) = store();
+        let name = "widgets.example.org";
+        let made = async |expect: Expect, key: &str| {
+            let guarded = Write { definition: Some(name.into()), ..write("example.org/widgets", key, expect, "x") };
+            store.write(guarded).await
+        };
+        assert_eq!(made(Expect::Absent, "a").await.unwrap_err(), Refused::NoDefinition);
+        let definition = store.write(write(DEFINITIONS, name, Expect::Absent, "x")).await.unwrap();
+        let widget = made(Expect::Absent, "a").await.unwrap();
+        // Both are queued before either is decided.
+        let mut marked = write(DEFINITIONS, name, Expect::Version(definition.version), "x");
+        marked.value["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        let (marked, refused) = tokio::join!(store.write(marked), made(Expect::Absent, "b"));
+        assert_eq!((marked.unwrap().deleting, refused.unwrap_err()), (true, Refused::DefinitionTerminating));
+        let update = write("example.org/widgets", "a", Expect::Version(widget.version), "y");
+        store.write(update).await.expect("what is there may still be changed");
     }
 }

@@ -13,7 +13,7 @@ use crate::request::{Call, decode};
 use crate::schema::{Cause, duplicates};
 use crate::server::Server;
 use crate::status::{Failure, Outcome};
-use crate::storage::{Expect, LARGEST, Object, Refused, Write};
+use crate::storage::{DEFINITIONS, Expect, LARGEST, Object, Refused, Write};
 use crate::{service, strategy};
 
 /// How often a write that names no version is tried against concurrent ones.
@@ -102,7 +102,7 @@ impl<'a> Writing<'a> {
             value["metadata"]["name"] = meta::generated(meta::text(&value, "generateName")).into();
         }
         meta::fill(&mut value, &call.target.namespace);
-        self.check_namespace(meta::text(&value, "name"))?;
+        self.check_home(meta::text(&value, "name"))?;
         let request = admission::Request::new(call, Operation::Create, self.dry_run);
         if admission::mutate(server, &request, &mut value, None, self.warnings).await? {
             self.settle(&mut value);
@@ -131,8 +131,13 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// The namespace is checked again when the write is decided; here it fails early and cheaply.
-    fn check_namespace(&self, name: &str) -> Outcome<()> {
+    /// Definition and namespace are checked again when the write is decided; here it fails early and cheaply.
+    fn check_home(&self, name: &str) -> Outcome<()> {
+        if let Some(definition) = self.resource().definition()
+            && self.server.store().get(DEFINITIONS, &definition).is_some_and(|found| found.deleting)
+        {
+            return Err(self.failure(name, Refused::DefinitionTerminating));
+        }
         if !self.resource().namespaced {
             return Ok(());
         }
@@ -444,7 +449,8 @@ impl<'a> Writing<'a> {
             return Ok(Arc::new(Object::new(&key, version, &value, &[])));
         }
         let guard = (expect == Expect::Absent && resource.namespaced).then(|| namespace.clone());
-        let write = Write { store: resource.store.clone(), key, expect, value, remove, namespace: guard };
+        let definition = (expect == Expect::Absent).then(|| resource.definition()).flatten();
+        let write = Write { store: resource.store.clone(), key, expect, value, remove, namespace: guard, definition };
         let object = self.server.store().write(write).await?;
         self.server.noticed(&resource.store);
         Ok(object)
@@ -458,6 +464,11 @@ impl<'a> Writing<'a> {
             Refused::Changed => Failure::modified(resource, name),
             Refused::NoNamespace => Failure::no_namespace(namespace),
             Refused::NamespaceTerminating => Failure::namespace_terminating(resource, name, namespace),
+            Refused::NoDefinition => Failure::no_such_path(),
+            Refused::DefinitionTerminating => {
+                let why = "create not allowed while custom resource definition is terminating";
+                Failure::forbidden(resource, name, why)
+            }
             Refused::TooLarge => Failure::too_large(&format!("limit is {LARGEST}")),
             Refused::Disk(why) => Failure::unavailable(&why),
         }

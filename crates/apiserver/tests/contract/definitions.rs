@@ -1,7 +1,8 @@
 //! CustomResourceDefinitions: their own validation, and the product's kinds with the examples of its documentation.
 
-use crate::engine::{Answer, Api, CRDS, unique};
+use crate::engine::{Answer, Api, CRDS, Engine, engine, unique, widget};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 fn definition(group: &str, change: impl FnOnce(&mut Value)) -> Value {
     let mut crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("things.{group}")},
@@ -363,4 +364,33 @@ async fn addresses_are_listed_with_their_one_holder() {
         json!(["10.0.0.1", "10.0.0.1", "p", "Allocated", "n", "web-1", "eth0", "worker"])
     );
     assert_eq!(Value::from(cells(1)), json!(["10.0.0.2", "10.0.0.2", "p", "Held", null, null, null, "worker"]));
+}
+
+#[tokio::test]
+async fn no_object_is_created_while_its_definition_terminates() {
+    let api = Api::new().await;
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let group = api.define("Namespaced", json!({"schema": schema})).await;
+    let mut held = widget(&group, "a", json!({}));
+    held["metadata"]["finalizers"] = json!(["example.org/held"]);
+    api.post(&api.widgets(&group), &held).await.ok();
+    let definition = format!("{CRDS}/widgets.{group}");
+    let going = api.delete(&definition).await.ok();
+    assert!(going["metadata"]["deletionTimestamp"].is_string(), "{going}");
+
+    // A real server takes a moment to learn of it.
+    let (probe, fresh) = (format!("{}?dryRun=All", api.widgets(&group)), widget(&group, "b", json!({})));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while engine() == Engine::KubeApiserver && api.post(&probe, &fresh).await.code == 201 {
+        assert!(tokio::time::Instant::now() < deadline, "creations are still allowed");
+    }
+    let message = format!(
+        "widgets.{group} \"b\" is forbidden: create not allowed while custom resource definition is terminating"
+    );
+    assert_eq!(api.post(&api.widgets(&group), &fresh).await.refusal(), (403, "Forbidden", message.as_str()));
+    let path = format!("{}/a", api.widgets(&group));
+    api.patch(&path, "merge", &json!({"spec": {"still": "here"}})).await.ok();
+    api.patch(&path, "merge", &json!({"metadata": {"finalizers": null}})).await.ok();
+    api.until(&definition, "the definition goes", |a| a.code == 404).await;
+    api.until(&api.widgets(&group), "its kind goes", |a| a.code == 404).await;
 }
