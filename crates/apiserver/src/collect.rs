@@ -28,7 +28,7 @@ type Item = (StoreId, Arc<Object>);
 
 /// Follows all writes until the server stops.
 pub async fn run(server: Server, mut events: mpsc::UnboundedReceiver<Arc<Event>>, stop: CancellationToken) {
-    let collector = Collector { server, failed: Mutex::default() };
+    let collector = Collector { server, failed: Mutex::default(), seen_going: Mutex::default() };
     collector.sweep().await;
     let mut retry = tokio::time::interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -52,8 +52,10 @@ pub async fn run(server: Server, mut events: mpsc::UnboundedReceiver<Arc<Event>>
 
 struct Collector {
     server: Server,
-    /// Objects that could not be deleted or changed.
+    /// Objects that could not be deleted, changed or judged.
     failed: Mutex<BTreeSet<(StoreId, Arc<str>)>>,
+    /// UIDs of owners that went and have left dependents.
+    seen_going: Mutex<BTreeSet<String>>,
 }
 
 impl Collector {
@@ -81,6 +83,8 @@ impl Collector {
     }
 
     async fn again(&self) {
+        let has_dependents = |uid: &String| !self.dependents(uid).is_empty();
+        self.seen_going.lock().expect("nothing panics while it holds the list").retain(has_dependents);
         let failed = std::mem::take(&mut *self.failed.lock().expect("nothing panics while it holds the list"));
         for (store, key) in failed {
             if let Some(object) = self.get(&store, &key) {
@@ -97,6 +101,10 @@ impl Collector {
         let old_owners = event.old.as_ref().map_or(&[][..], |o| &o.owners);
         if event.removed {
             let dependents = self.dependents(&new.uid);
+            if !dependents.is_empty() {
+                let mut gone = self.seen_going.lock().expect("nothing panics while it holds the list");
+                gone.insert(new.uid.clone());
+            }
             let work = dependents.iter().map(|(store, object)| self.collect(store, object)).collect::<Vec<_>>();
             futures::stream::iter(work).buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
             self.emptied(store, new, false).await;
@@ -182,11 +190,20 @@ impl Collector {
         let current = self.get(store, &object.key).filter(|o| o.uid == object.uid && !o.deleting);
         let Some(object) = current.filter(|o| !o.owners.is_empty()) else { return };
         let (mut lives, mut gone, mut waiting) = (false, Vec::new(), Vec::new());
-        for owner in &object.owners {
-            match owner_state(&self.server.store().read(), &object, owner) {
+        for reference in object.value()["metadata"]["ownerReferences"].as_array().into_iter().flatten() {
+            let owner = reference["uid"].as_str().unwrap_or_default().to_owned();
+            match self.owner_state(&object, &owner, reference) {
                 Owner::Lives => lives = true,
-                Owner::Gone => gone.push(owner.clone()),
-                Owner::Waits => waiting.push(owner.clone()),
+                Owner::Gone => gone.push(owner),
+                Owner::Waits => waiting.push(owner),
+                Owner::Impossible => {
+                    tracing::warn!(%store, key = %object.key, owner = %reference, "what is in a namespace owns no object of the cluster");
+                    return;
+                }
+                Owner::Unknown => {
+                    tracing::debug!(%store, key = %object.key, owner = %reference, "the kind of the owner is not served");
+                    return self.later(store, &object);
+                }
             }
         }
         if gone.is_empty() && waiting.is_empty() {
@@ -199,6 +216,32 @@ impl Collector {
         }
         let first = !waiting.is_empty() && !self.dependents(&object.uid).is_empty();
         self.remove(store, &object, first.then_some(Propagation::Foreground)).await;
+    }
+
+    fn owner_state(&self, dependent: &Object, uid: &str, reference: &Value) -> Owner {
+        {
+            let state = self.server.store().read();
+            // An owner in another namespace does not exist for this object.
+            let found = state.by_uid(uid).map(|(_, owner)| owner);
+            let owner = found.filter(|o| o.namespace().is_empty() || o.namespace() == dependent.namespace());
+            if let Some(owner) = owner {
+                let waits = owner.deleting && meta::finalizers(&owner.value()).iter().any(|f| f == FOREGROUND);
+                return if waits { Owner::Waits } else { Owner::Lives };
+            }
+        }
+        let text = |key: &str| reference[key].as_str().unwrap_or_default();
+        let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+        let catalog = self.server.catalog();
+        let kind = catalog.of(group, version).find(|resource| resource.kind == text("kind"));
+        match kind {
+            Some(kind) if kind.namespaced && dependent.namespace().is_empty() => Owner::Impossible,
+            Some(_) => Owner::Gone,
+            // Its kind may have gone right after it.
+            None if self.seen_going.lock().expect("nothing panics while it holds the list").contains(uid) => {
+                Owner::Gone
+            }
+            None => Owner::Unknown,
+        }
     }
 
     /// Deletes what a terminating namespace still holds; lets the namespace go when it is empty.
@@ -317,17 +360,10 @@ enum Owner {
     Gone,
     /// It is being deleted in the foreground.
     Waits,
-}
-
-fn owner_state(state: &State, dependent: &Object, uid: &str) -> Owner {
-    match state.by_uid(uid) {
-        // An owner in another namespace does not exist for this object.
-        Some((_, owner)) if owner.namespace().is_empty() || owner.namespace() == dependent.namespace() => {
-            let waits = owner.deleting && meta::finalizers(&owner.value()).iter().any(|f| f == FOREGROUND);
-            if waits { Owner::Waits } else { Owner::Lives }
-        }
-        _ => Owner::Gone,
-    }
+    /// It would be in a namespace, the dependent is not; nothing will change that.
+    Impossible,
+    /// Nobody serves its kind, so nobody can tell whether it is there.
+    Unknown,
 }
 
 fn drop_finalizer(value: &mut Value, name: &str) -> bool {

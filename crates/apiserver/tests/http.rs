@@ -302,3 +302,29 @@ async fn a_watch_outlives_many_versions_of_a_large_object_and_an_old_version_is_
     let now = format!("{MAPS}?watch=1&resourceVersion={last}&timeoutSeconds=1");
     assert_eq!(ask(&server, Method::GET, &now, &[], "").await.body, "", "nothing is missed");
 }
+
+#[tokio::test]
+async fn dependents_go_with_owners_whose_kind_goes() {
+    let server = Server::open(Options::default()).await.unwrap();
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    ask(&server, Method::POST, definitions, &[JSON], definition("v1").to_string()).await;
+    let names: Vec<_> = (0..40).map(|i| format!("w{i}")).collect();
+    for name in &names {
+        let widget = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}}).to_string();
+        let owner = ask(&server, Method::POST, "/apis/example.com/v1/widgets", &[JSON], widget).await.body;
+        let reference =
+            json!({"apiVersion": "example.com/v1", "kind": "Widget", "name": name, "uid": owner["metadata"]["uid"]});
+        let dependent = json!({"metadata": {"name": name, "ownerReferences": [reference]}}).to_string();
+        assert_eq!(ask(&server, Method::POST, MAPS, &[JSON], dependent).await.code, 201);
+    }
+    ask(&server, Method::DELETE, &format!("{definitions}/widgets.example.com"), &[], "").await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let left = ask(&server, Method::GET, MAPS, &[], "").await.body["items"].as_array().unwrap().len();
+        if left == 0 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{left} dependents are left");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

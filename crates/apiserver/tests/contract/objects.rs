@@ -1,6 +1,6 @@
 //! Identity, versions, preconditions, deletion, ownership, selection.
 
-use crate::engine::{Answer, Api, Engine, config_map, engine, widget};
+use crate::engine::{Answer, Api, Engine, config_map, engine, unique, widget};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -186,6 +186,48 @@ async fn an_object_with_a_foreign_uid_as_owner_is_collected() {
     orphan["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "never", "uid": "11111111-1111-1111-1111-111111111111"}]);
     api.post(&api.core("configmaps"), &orphan).await.ok();
     api.until(&api.core("configmaps/orphan"), "the orphan goes", |a| a.code == 404).await;
+}
+
+#[tokio::test]
+async fn an_owner_that_cannot_be_looked_up_is_waited_for() {
+    let api = Api::new().await;
+    let owner = api.post(&api.core("configmaps"), &config_map("owner")).await.ok();
+    let foreign = Value::from("11111111-1111-1111-1111-111111111111");
+    let owned = |api_version: &str, kind: &str, name: &str, uid: &Value| json!([{"apiVersion": api_version, "kind": kind, "name": name, "uid": uid}]);
+    let unknown = owned(&format!("g{}.example.org/v1", unique()), "Gadget", "never", &foreign);
+    let nodes = "/api/v1/nodes".to_owned();
+    let maps = api.core("configmaps");
+    let suffix = unique();
+    // What is in a namespace cannot own an object of the cluster, whether it is there or not.
+    let rows = [
+        (&nodes, "there", owned("v1", "ConfigMap", "owner", &owner["metadata"]["uid"]), true),
+        (&nodes, "never", owned("v1", "ConfigMap", "never", &foreign), true),
+        (&nodes, "unknown", unknown.clone(), true),
+        (&nodes, "gone", owned("v1", "Namespace", "never", &foreign), false),
+        (&maps, "unknown", unknown, true),
+        (&maps, "version", owned("v9", "ConfigMap", "never", &foreign), true),
+        (&maps, "gone", owned("v1", "Namespace", "never", &foreign), false),
+    ];
+    let at = |collection: &str, name: &str| format!("{collection}/{name}-{suffix}");
+    for (collection, name, owners, _) in &rows {
+        let body = json!({"metadata": {"name": format!("{name}-{suffix}"), "ownerReferences": owners}});
+        api.post(collection, &body).await.ok();
+    }
+    let stay = async |when: &str| {
+        for (collection, name, ..) in rows.iter().filter(|(.., stays)| !stays) {
+            api.until(&at(collection, name), "its owner was never there", |a| a.code == 404).await;
+        }
+        for (collection, name, ..) in rows.iter().filter(|(.., stays)| *stays) {
+            assert_eq!(api.get(&at(collection, name)).await.code, 200, "{when}: {collection} {name}");
+        }
+    };
+    stay("at first").await;
+    api.delete(&api.core("configmaps/owner")).await.ok();
+    let mut last = config_map("last");
+    last["metadata"]["ownerReferences"] = owned("v1", "ConfigMap", "owner", &owner["metadata"]["uid"]);
+    api.post(&maps, &last).await.ok();
+    api.until(&api.core("configmaps/last"), "the owner is known to be gone", |a| a.code == 404).await;
+    stay("without the owner").await;
 }
 
 #[tokio::test]
