@@ -2,7 +2,7 @@
 //!
 //! Writes of Services are serialised, so what the other Services hold is all there is to know; nothing is reserved
 //! beside the objects themselves, and an abandoned write leaves nothing behind.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -71,6 +71,12 @@ fn node_ports(service: &Value) -> Vec<u64> {
     ports.filter_map(|p| p["nodePort"].as_u64().filter(|n| *n > 0)).collect()
 }
 
+/// The node ports of a Service, that of its health check too.
+fn all_ports(service: &Value) -> BTreeSet<u64> {
+    let check = service["spec"]["healthCheckNodePort"].as_u64().filter(|p| *p > 0);
+    node_ports(service).into_iter().chain(check).collect()
+}
+
 /// Fills in addresses and ports of a Service that is created or updated; the errors are those of its fields.
 pub fn allocate(ranges: &Ranges, held: &Held, new: &mut Value, old: Option<&Value>) -> Outcome<Result<(), Vec<Cause>>> {
     if !new["spec"].is_object() {
@@ -80,7 +86,8 @@ pub fn allocate(ranges: &Ranges, held: &Held, new: &mut Value, old: Option<&Valu
         keep_allocated(new, old);
     }
     normalize(new, old);
-    let mut work = Allocation { ranges, held, taken: BTreeSet::new(), causes: Vec::new() };
+    let (kept, asked) = (old.map(all_ports).unwrap_or_default(), all_ports(new));
+    let mut work = Allocation { ranges, held, kept, asked, taken: BTreeSet::new(), causes: Vec::new() };
     work.families(new, old);
     if work.causes.is_empty() {
         work.addresses(new, old)?;
@@ -145,6 +152,10 @@ fn normalize(new: &mut Value, old: Option<&Value>) {
 struct Allocation<'a> {
     ranges: &'a Ranges,
     held: &'a Held,
+    /// Ports that the Service has had before this write.
+    kept: BTreeSet<u64>,
+    /// Ports that it asks for.
+    asked: BTreeSet<u64>,
     /// Ports given out in this write.
     taken: BTreeSet<u64>,
     causes: Vec<Cause>,
@@ -342,29 +353,35 @@ impl Allocation<'_> {
             return Ok(());
         }
         let allocates = has_node_ports(new);
-        let own = old.map(node_ports).unwrap_or_default();
         let mut ports = new["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        let wanted = |ports: &[Value], number: &Value| {
-            ports.iter().filter(|p| p["port"] == *number).find_map(|p| p["nodePort"].as_u64().filter(|n| *n > 0))
-        };
+        let asked_for = |port: &Value| port["nodePort"].as_u64().filter(|n| *n > 0);
+        let own = old.map(node_ports).unwrap_or_default();
+        // Of a new Service: the node port of each port number, which its protocols share.
+        let mut shared: BTreeMap<u64, u64> = BTreeMap::new();
         for at in 0..ports.len() {
-            let asked = ports[at]["nodePort"].as_u64().unwrap_or(0);
-            let shared = if old.is_none() { wanted(&ports, &ports[at]["port"].clone()) } else { None };
-            match (asked, shared) {
-                (0, None) if !allocates => {}
-                (0, Some(port)) if allocates => ports[at]["nodePort"] = port.into(),
-                (0, _) if !allocates => {}
-                (0, _) => ports[at]["nodePort"] = self.free_port("failed to allocate a nodePort")?.into(),
-                (port, _) if own.contains(&port) || self.taken.contains(&port) => {
-                    self.taken.insert(port);
-                }
-                (port, _) => {
+            let number = ports[at]["port"].as_u64().unwrap_or(0);
+            let known = shared.get(&number).copied().filter(|_| old.is_none());
+            let wanted = || ports.iter().filter(|p| p["port"] == number).find_map(asked_for);
+            let asked = match asked_for(&ports[at]) {
+                None if !allocates => continue,
+                None if old.is_some() => None,
+                None => known.or_else(wanted),
+                asked => asked,
+            };
+            let port = match asked {
+                None => self.free_port("failed to allocate a nodePort")?,
+                Some(port) if known == Some(port) => port,
+                Some(port) if old.is_some() && (own.contains(&port) || self.taken.contains(&port)) => port,
+                Some(port) => {
                     if let Some(fault) = self.port_fault(port) {
                         self.refuse(&format!("spec.ports[{at}].nodePort"), &port.into(), fault);
                     }
-                    self.taken.insert(port);
+                    port
                 }
-            }
+            };
+            self.taken.insert(port);
+            shared.entry(number).or_insert(port);
+            ports[at]["nodePort"] = port.into();
         }
         put(new, "ports", ports.into());
         Ok(())
@@ -396,7 +413,7 @@ impl Allocation<'_> {
                 "provided port is not in the valid range. The range of valid ports is {first}-{last}"
             ));
         }
-        let held = self.held.ports.contains(&port) || self.taken.contains(&port);
+        let held = [&self.held.ports, &self.kept, &self.taken].iter().any(|ports| ports.contains(&port));
         held.then(|| "provided port is already allocated".to_owned())
     }
 
@@ -404,7 +421,8 @@ impl Allocation<'_> {
         let (first, last) = (u64::from(self.ranges.ports.0), u64::from(self.ranges.ports.1));
         let size = last - first + 1;
         let start = random() % size;
-        let free = (0..size).map(|i| first + (start + i) % size).find(|p| self.port_fault(*p).is_none());
+        let is_free = |port: &u64| !self.asked.contains(port) && self.port_fault(*port).is_none();
+        let free = (0..size).map(|i| first + (start + i) % size).find(is_free);
         let port = free.ok_or_else(|| Failure::internal(format!("{what}: range is full")))?;
         self.taken.insert(port);
         Ok(port)
@@ -573,6 +591,30 @@ mod tests {
         allocate(&ranges(), &Held::default(), &mut new, Some(&made)).unwrap().unwrap();
         assert!(new["spec"]["healthCheckNodePort"].is_null() && new["spec"]["ports"][0]["nodePort"].is_null(), "{new}");
         assert_eq!(new["spec"]["clusterIP"], made["spec"]["clusterIP"]);
+    }
+
+    #[test]
+    fn a_free_port_is_one_that_nobody_asks_for_or_has() {
+        for _ in 0..20 {
+            let ports = json!([{"port": 80}, {"port": 81, "nodePort": 30002}, {"port": 82}]);
+            let balancer = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30001, "ports": ports});
+            let first = made(balancer, &Held::default());
+            let given: BTreeSet<u64> = node_ports(&first).into_iter().collect();
+            assert_eq!((given.len(), given.contains(&30001)), (3, false), "{first}");
+
+            let before =
+                made(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30000}]}), &Held::default());
+            let mut after = before.clone();
+            after["spec"]["ports"] = json!([{"name": "a", "port": 81}, {"name": "b", "port": 82}, {"name": "c", "port": 80, "nodePort": 30000}]);
+            allocate(&ranges(), &Held::default(), &mut after, Some(&before)).unwrap().unwrap();
+            let given: BTreeSet<u64> = node_ports(&after).into_iter().collect();
+            assert_eq!((given.len(), node_ports(&after)[2]), (3, 30000), "{after}");
+        }
+        let mut new = service(
+            json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30001}, {"port": 81, "nodePort": 30001}]}),
+        );
+        let causes = allocate(&ranges(), &Held::default(), &mut new, None).unwrap().unwrap_err();
+        assert_eq!(causes[0].field, "spec.ports[1].nodePort");
     }
 
     #[test]

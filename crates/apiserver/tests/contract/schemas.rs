@@ -403,3 +403,44 @@ async fn services_refuse_what_kube_apiserver_refuses() {
     let endpoints = api.get(&api.core("endpoints")).await;
     assert_eq!(endpoints.warnings, ["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"]);
 }
+
+#[tokio::test]
+async fn node_ports_are_given_out_once() {
+    let api = Api::new().await;
+    let path = api.core("services");
+    let service = |name: &str, spec: Value| json!({"metadata": {"name": name}, "spec": spec});
+    let node_ports = |service: &Value| -> Vec<u64> {
+        service["spec"]["ports"].as_array().unwrap().iter().map(|port| port["nodePort"].as_u64().unwrap()).collect()
+    };
+    let probe = service("probe", json!({"type": "NodePort", "ports": [{"port": 80}]}));
+    let one = node_ports(&api.post(&path, &probe).await.ok())[0];
+    api.delete(&format!("{path}/probe")).await.ok();
+    let port = |name: &str, protocol: &str, port: u16, node_port: u64| json!({"name": name, "protocol": protocol, "port": port, "nodePort": node_port});
+
+    let twice = json!({"type": "NodePort", "ports": [port("a", "TCP", 80, one), port("b", "TCP", 80, one)]});
+    let answer = api.post(&path, &service("twice", twice)).await;
+    let duplicate = format!("Duplicate value: {one}");
+    assert_eq!((answer.code, answer.causes()[0]), (422, ("spec.ports[1].nodePort", duplicate.as_str())), "{answer:?}");
+    for protocol in ["TCP", "UDP"] {
+        let spec = json!({"type": "NodePort", "ports": [port("a", "TCP", 80, one), port("b", protocol, 81, one)]});
+        let answer = api.post(&path, &service("other", spec)).await;
+        let taken = format!("Invalid value: {one}: provided port is already allocated");
+        assert_eq!(
+            (answer.code, answer.causes()),
+            (422, vec![("spec.ports[1].nodePort", taken.as_str())]),
+            "{protocol}"
+        );
+    }
+    let spec = json!({"type": "NodePort", "ports": [port("a", "TCP", 80, one), port("b", "UDP", 80, 0)]});
+    let made = api.post(&path, &service("shared", spec)).await.ok();
+    assert_eq!(node_ports(&made), [one, one], "one number for both protocols");
+
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [port("a", "TCP", 80, 0)]});
+    let made = api.post(&path, &service("balanced", spec)).await.ok();
+    let check = made["spec"]["healthCheckNodePort"].as_u64().unwrap();
+    assert_ne!(node_ports(&made), [check]);
+    let ports = json!([port("a", "TCP", 80, node_ports(&made)[0]), port("b", "TCP", 81, check)]);
+    let answer = api.patch(&format!("{path}/balanced"), "merge", &json!({"spec": {"ports": ports}})).await;
+    let taken = format!("Invalid value: {check}: provided port is already allocated");
+    assert_eq!((answer.code, answer.causes()), (422, vec![("spec.ports[1].nodePort", taken.as_str())]));
+}

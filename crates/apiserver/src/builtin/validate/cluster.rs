@@ -42,10 +42,19 @@ fn service(object: &Value, causes: &mut Vec<Cause>) {
     choice("spec.sessionAffinity".into(), &spec["sessionAffinity"], &["ClientIP", "None"], causes);
     let only_one = spec["ports"].as_array().is_some_and(|p| p.len() == 1);
     let mut seen_names = Vec::new();
-    let mut seen_ports = Vec::new();
+    let (mut seen_ports, mut seen_node_ports) = (Vec::new(), Vec::new());
+    for (i, port) in list(&spec["ports"]) {
+        service_port(&index("spec.ports", i), port, only_one, type_, &mut seen_names, causes);
+    }
+    for (i, port) in list(&spec["ports"]).filter(|(_, port)| port["nodePort"].as_u64().is_some_and(|n| n > 0)) {
+        let key = (&port["protocol"], &port["nodePort"]);
+        if seen_node_ports.contains(&key) {
+            causes.push(Cause::duplicate(child(&index("spec.ports", i), "nodePort"), key.1));
+        }
+        seen_node_ports.push(key);
+    }
     for (i, port) in list(&spec["ports"]) {
         let at = index("spec.ports", i);
-        service_port(&at, port, only_one, type_, &mut seen_names, causes);
         let key = (port["protocol"].clone(), port["port"].clone());
         if seen_ports.contains(&key) {
             let shown = serde_json::json!({"protocol": key.0, "port": key.1});
