@@ -99,6 +99,9 @@ impl Disk {
         selectable: impl Fn(&str) -> Vec<String>,
         told: watch::Sender<Option<String>>,
     ) -> Result<Self, redb::Error> {
+        if !path.try_exists().map_err(redb::Error::Io)? {
+            make(path)?;
+        }
         let database = Database::builder().set_cache_size(CACHE).create(path)?;
         load(&database, state, selectable)?;
         Ok(Self {
@@ -185,6 +188,24 @@ fn commit(database: &Database, rows: &[Row], version: u64) -> Result<(), redb::E
         transaction.open_table(META)?.insert(VERSION, version)?;
     }
     Ok(transaction.commit()?) // redb's default durability: synced when this returns
+}
+
+/// Makes an empty database. It gets its name when it is whole: redb refuses for ever what a start that was killed has left half made.
+fn make(path: &Path) -> Result<(), redb::Error> {
+    let partial = path.with_extension("redb.new");
+    match std::fs::remove_file(&partial) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(redb::Error::Io(error)),
+        _ => {}
+    }
+    let database = Database::builder().set_cache_size(CACHE).create(&partial)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(META)?;
+    transaction.commit()?;
+    drop(database);
+    std::fs::rename(&partial, path).map_err(redb::Error::Io)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(redb::Error::Io)
 }
 
 /// Opens the file, which must be there, and takes back what was never acknowledged.
@@ -292,6 +313,38 @@ mod tests {
         let wanted = [("s|changed", "2"), ("s|kept", "1"), ("s|removed", "3")];
         assert_eq!(version, 3);
         assert_eq!(found, wanted.iter().map(|(p, j)| ((*p).to_owned(), (*j).to_owned())).collect());
+    }
+
+    fn open(path: &Path) -> Result<Disk, redb::Error> {
+        Disk::open(path, &mut State::default(), |_| Vec::new(), watch::channel(None).0)
+    }
+
+    #[test]
+    fn a_new_database_appears_whole() {
+        const MAGIC: &[u8] = b"redb";
+        let dir = tempfile::tempdir().unwrap();
+        let path = |i: usize| dir.path().join(format!("{i}.redb"));
+        std::fs::write(dir.path().join("0.redb.new"), [0; 4096]).unwrap(); // a start that was killed
+        let made = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                for i in 0..40 {
+                    open(&path(i)).unwrap();
+                    made.store(i + 1, std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+            loop {
+                let i = made.load(std::sync::atomic::Ordering::SeqCst);
+                if i == 40 {
+                    break;
+                }
+                if let Ok(bytes) = std::fs::read(path(i)) {
+                    assert!(bytes.starts_with(MAGIC), "database {i} is there with {} bytes and no header", bytes.len());
+                }
+            }
+        });
+        let left = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.filter(|name| name.to_string_lossy().ends_with(".new")).count(), 0);
     }
 
     #[test]
