@@ -1,12 +1,13 @@
 //! What happens after a write: dependents of deleted owners, contents of deleted namespaces, objects of deleted
 //! definitions. Every step looks at the current state, so that it can be repeated after a crash; what could not be
-//! deleted (a webhook refused) or changed (the disk failed) is tried again from time to time.
+//! deleted (a webhook refused) or changed (the disk failed) is tried again from time to time. Events go when they are old.
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -16,13 +17,15 @@ use crate::delete::{CRD_CLEANUP, FOREGROUND, ORPHAN, Options, Propagation, delet
 use crate::meta;
 use crate::request::{Accept, Call, Query, Shape, Target};
 use crate::server::Server;
-use crate::storage::{DEFINITIONS, Event, Expect, Object, Refused, State, StoreId, Write};
+use crate::storage::{DEFINITIONS, EVENTS, Event, Expect, Object, Refused, State, StoreId, Write};
 
 const NAMESPACES: &str = "/namespaces";
 /// Deletions under way at once.
 const PARALLEL: usize = 32;
 /// Pause before failed deletions are tried again.
 const RETRY: Duration = Duration::from_secs(10);
+/// Shortest pause between looks for old Events; the longest is [`RETRY`].
+const SHORTEST: Duration = Duration::from_millis(100);
 
 type Item = (StoreId, Arc<Object>);
 
@@ -32,6 +35,9 @@ pub async fn run(server: Server, mut events: mpsc::UnboundedReceiver<Arc<Event>>
     collector.sweep().await;
     let mut retry = tokio::time::interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let ttl = collector.server.options().event_ttl;
+    let mut expiry = tokio::time::interval(ttl.clamp(SHORTEST, RETRY));
+    expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut disk = collector.server.store().health();
     loop {
         tokio::select! {
@@ -40,6 +46,7 @@ pub async fn run(server: Server, mut events: mpsc::UnboundedReceiver<Arc<Event>>
                 None => return,
             },
             _ = retry.tick() => collector.again().await,
+            _ = expiry.tick(), if !ttl.is_zero() => collector.expire(ttl).await,
             Ok(()) = disk.changed() => {
                 if disk.borrow_and_update().is_none() {
                     collector.again().await;
@@ -93,6 +100,28 @@ impl Collector {
                 self.emptied(&store, &object, true).await;
             }
         }
+    }
+
+    /// Removes the Events that nobody has written for so long, whatever holds them, as etcd does. What is not removed now is later.
+    async fn expire(&self, ttl: Duration) {
+        let now = Timestamp::now();
+        let is_old =
+            |event: &&Arc<Object>| Duration::try_from(now.duration_since(event.written)).is_ok_and(|age| age >= ttl);
+        let old: Vec<Arc<Object>> = {
+            let state = self.server.store().read();
+            state.shard(EVENTS).into_iter().flat_map(|shard| shard.objects.values()).filter(is_old).cloned().collect()
+        };
+        let removal = |event: Arc<Object>| Write {
+            store: EVENTS.into(),
+            key: event.key.to_string(),
+            expect: Expect::Version(event.version),
+            value: event.value(),
+            remove: true,
+            namespace: None,
+            definition: None,
+        };
+        let work = old.into_iter().map(|event| self.server.store().write(removal(event)));
+        futures::stream::iter(work).buffer_unordered(PARALLEL).collect::<Vec<_>>().await;
     }
 
     async fn follow(&self, event: &Event) {

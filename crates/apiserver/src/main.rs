@@ -1,12 +1,14 @@
 //! `spiderpool-apiserver`: opens the store, listens, writes the kubeconfig, says when it is ready.
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use apiserver::listen::{Tokens, serve};
 use apiserver::tls::{Identity, kubeconfig, write_secret};
 use apiserver::{Options, Server};
 use clap::Parser;
+use jiff::SignedDuration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +41,9 @@ struct Flags {
     /// Range of node ports.
     #[arg(long, default_value = "30000-32767")]
     service_node_port_range: String,
+    /// How long Events are kept after their last write, such as 1h or 1h30m; 0s keeps them for ever.
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    event_ttl: Duration,
     /// Least severity of log lines: debug, info, warn, error.
     #[arg(long, default_value = "info")]
     log_level: String,
@@ -55,6 +60,7 @@ async fn main() -> anyhow::Result<()> {
         data_dir: Some(flags.data_dir.clone()),
         service_ranges: flags.service_cluster_ip_range.clone(),
         node_ports: port_range(&flags.service_node_port_range)?,
+        event_ttl: flags.event_ttl,
         advertise: advertise.clone(),
         ..Options::default()
     })
@@ -119,6 +125,11 @@ fn certificate_names(flags: &Flags, advertise: &str) -> Vec<String> {
     names
 }
 
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<SignedDuration>().map_err(|error| error.to_string())?;
+    Duration::try_from(parsed).map_err(|_| "it is negative".to_owned())
+}
+
 fn port_range(text: &str) -> anyhow::Result<(u16, u16)> {
     let parsed = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
     match parsed {
@@ -139,4 +150,19 @@ fn tokens(flags: &Flags) -> anyhow::Result<(String, Tokens)> {
     anyhow::ensure!(!tokens.is_empty(), "token file {}: no token in it", path.display());
     let first = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#')).unwrap_or_default();
     Ok((first.split(',').next().unwrap_or_default().trim_matches('"').to_owned(), tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_that_kube_apiserver_takes() {
+        for (text, seconds) in [("1h0m0s", 3600), ("1h", 3600), ("1h30m", 5400), ("90s", 90), ("0s", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["-1h", "", "soon", "5"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -39,6 +40,8 @@ pub struct Options {
     pub node_ports: (u16, u16),
     /// Events kept per resource.
     pub history: usize,
+    /// How long Events are kept after their last write; zero keeps them for ever.
+    pub event_ttl: Duration,
     /// `host:port` at which clients reach the server.
     pub advertise: String,
 }
@@ -50,6 +53,7 @@ impl Default for Options {
             service_ranges: vec!["10.96.0.0/12".into()],
             node_ports: (30000, 32767),
             history: storage::HISTORY,
+            event_ttl: Duration::from_secs(60 * 60),
             advertise: "127.0.0.1:6443".into(),
         }
     }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -28,6 +29,9 @@ pub const LARGEST: usize = 3 << 19;
 
 /// Where definitions are stored.
 pub const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
+
+/// Where Events are stored.
+pub const EVENTS: &str = "/events";
 
 /// Which resource an object is stored under: `group/plural`.
 pub type StoreId = Arc<str>;
@@ -53,6 +57,8 @@ pub struct Object {
     pub owners: Vec<String>,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+    /// When it was written; of an Event read from the disk what it tells itself.
+    pub written: Timestamp,
 }
 
 impl Object {
@@ -75,6 +81,7 @@ impl Object {
             fields,
             owners,
             deleting,
+            written: Timestamp::now(),
         }
     }
 
@@ -389,7 +396,8 @@ impl Store {
             return;
         }
         for object in shard.objects.values_mut() {
-            *object = Arc::new(Object::new(&object.key, object.version, &object.value(), &paths));
+            let indexed = Object::new(&object.key, object.version, &object.value(), &paths);
+            *object = Arc::new(Object { written: object.written, ..indexed });
         }
         shard.selectable = paths;
     }

@@ -6,6 +6,7 @@ use axum::body::Body;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tower::ServiceExt as _;
 
 struct Answer {
@@ -318,13 +319,67 @@ async fn dependents_go_with_owners_whose_kind_goes() {
         assert_eq!(ask(&server, Method::POST, MAPS, &[JSON], dependent).await.code, 201);
     }
     ask(&server, Method::DELETE, &format!("{definitions}/widgets.example.com"), &[], "").await;
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
         let left = ask(&server, Method::GET, MAPS, &[], "").await.body["items"].as_array().unwrap().len();
         if left == 0 {
             break;
         }
         assert!(tokio::time::Instant::now() < deadline, "{left} dependents are left");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test]
+async fn events_go_when_nobody_has_written_them_for_long() {
+    const TTL: Duration = Duration::from_secs(2);
+    let dir = tempfile::tempdir().unwrap();
+    let options = |ttl| Options { data_dir: Some(dir.path().into()), event_ttl: ttl, ..Options::default() };
+    let events = "/api/v1/namespaces/default/events";
+    let event = |name: &str| {
+        json!({"metadata": {"name": name, "finalizers": ["example.org/held"]}, "reason": "Tested", "type": "Normal",
+            "lastTimestamp": "2026-01-01T00:00:00Z", "involvedObject": {"kind": "ConfigMap", "namespace": "default", "name": "a"}})
+        .to_string()
+    };
+    let merge = [("content-type", "application/merge-patch+json")];
+    let server = Server::open(options(TTL)).await.unwrap();
+    assert_eq!(ask(&server, Method::POST, MAPS, &[JSON], map("stays")).await.code, 201);
+    for name in ["old", "renewed"] {
+        assert_eq!(ask(&server, Method::POST, events, &[JSON], event(name)).await.code, 201, "{name}");
+    }
+    let watch = format!("{events}?watch=1&resourceVersion=1&timeoutSeconds=5&fieldSelector=metadata.name%3Dold");
+    let watching = ask(&server, Method::GET, &watch, &[], "");
+    let renewing = async {
+        let begun = std::time::Instant::now();
+        for count in 1.. {
+            let path = format!("{events}/renewed");
+            let code = ask(&server, Method::PATCH, &path, &merge, json!({"count": count}).to_string()).await.code;
+            assert_eq!(code, 200, "it is written all the time");
+            if begun.elapsed() > 2 * TTL {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let (seen, ()) = tokio::join!(watching, renewing);
+    let seen = seen.body.as_str().unwrap().to_owned();
+    let kinds: Vec<Value> =
+        seen.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["type"].clone()).collect();
+    assert_eq!(kinds, ["ADDED", "DELETED"]);
+    assert_eq!(ask(&server, Method::GET, &format!("{MAPS}/stays"), &[], "").await.code, 200);
+    server.close().await;
+
+    // For ever, and what was written before a start is as old as it says.
+    let server = Server::open(options(Duration::ZERO)).await.unwrap();
+    ask(&server, Method::POST, events, &[JSON], event("another")).await;
+    tokio::time::sleep(TTL + Duration::from_millis(500)).await;
+    assert_eq!(ask(&server, Method::GET, &format!("{events}/another"), &[], "").await.code, 200);
+    server.close().await;
+    let server = Server::open(options(TTL)).await.unwrap();
+    let deadline = std::time::Instant::now() + TTL;
+    while ask(&server, Method::GET, &format!("{events}/another"), &[], "").await.code == 200 {
+        assert!(std::time::Instant::now() < deadline, "it is as old as if it had been written at the start");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.close().await;
 }

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Object, State, StoreId};
+use super::{EVENTS, Object, State, StoreId};
 
 const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
@@ -264,11 +265,21 @@ fn load(database: &Database, state: &mut State, selectable: impl Fn(&str) -> Vec
         if shard.selectable.is_empty() {
             shard.selectable = selectable(&store);
         }
-        let object = std::sync::Arc::new(Object::new(key, version, &value, &shard.selectable));
+        let mut object = Object::new(key, version, &value, &shard.selectable);
+        if &*store == EVENTS {
+            object.written = last_told(&value).unwrap_or(object.written).min(object.written);
+        }
+        let object = std::sync::Arc::new(object);
         shard.objects.insert(object.key.clone(), object.clone());
         state.index(&store, &object);
     }
     Ok(())
+}
+
+/// The latest time that an Event tells.
+fn last_told(event: &Value) -> Option<Timestamp> {
+    let told = [&event["metadata"]["creationTimestamp"], &event["lastTimestamp"], &event["series"]["lastObservedTime"]];
+    told.into_iter().filter_map(|time| time.as_str()?.parse().ok()).max()
 }
 
 fn corrupt(path: &str) -> redb::Error {
