@@ -1,11 +1,11 @@
 //! Where the engines differ on purpose. ARCHITECTURE.md has the same table for people; a row that no longer differs fails here.
 
-use crate::engine::{Api, Engine, config_map, engine};
+use crate::engine::{Api, CRDS, Engine, config_map, engine};
 use crate::kubectl::Kubectl;
 use serde_json::json;
 use std::path::Path;
 
-/// A request that only kube-apiserver serves.
+/// A request that only kube-apiserver serves, or that only it refuses.
 struct Difference {
     /// What it is about, as ARCHITECTURE.md has it.
     what: &'static str,
@@ -15,7 +15,7 @@ struct Difference {
     body: String,
     /// What kube-apiserver answers.
     served: u16,
-    /// What the embedded server answers: status and reason, none where there is no `Status`.
+    /// What the embedded server answers: status and reason, none where there is no `Status` of a failure.
     refused: (u16, &'static str),
 }
 
@@ -35,6 +35,21 @@ fn differences(api: &Api) -> Vec<Difference> {
     let asked = json!({"resourceAttributes": {"verb": "get", "resource": "pods"}});
     reviews.body =
         json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": asked}).to_string();
+    let definitions = format!("{CRDS}?dryRun=All");
+    let mut costly = row(
+        "a limit of what a CEL rule may cost",
+        "POST",
+        &definitions,
+        &[("content-type", "application/json")],
+        422,
+        (201, ""),
+    );
+    let rule = json!({"rule": "self.all(a, self.all(b, a == b))"});
+    let list = json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-validations": [rule]});
+    let version = json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"list": list}}}});
+    costly.body = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.costly.example.org"},
+        "spec": {"group": "costly.example.org", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"}, "versions": [version]}})
+    .to_string();
     vec![
         row(
             "server-side apply",
@@ -54,6 +69,7 @@ fn differences(api: &Api) -> Vec<Difference> {
         ),
         row("OpenAPI 2", "GET", "/openapi/v2", &[], 200, (404, "")),
         reviews,
+        costly,
     ]
 }
 
