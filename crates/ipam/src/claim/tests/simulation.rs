@@ -374,25 +374,26 @@ impl Simulation {
         self.guests.iter().all(|guest| guest.stage == stage)
     }
 
-    /// Nothing new happens; everything in flight arrives; then every agent compares its books and its pods.
+    fn deliver_all(&mut self) {
+        while !self.flights.is_empty() {
+            self.deliver();
+        }
+    }
+
+    /// Nothing new happens; everything in flight arrives; then every agent compares its books once, and is told of the pods that are over
+    /// as a watch does it. Only one that was started anew does not know which sandboxes have ended: it looks for itself.
     fn come_to_rest(&mut self) {
         self.faults = NONE;
-        for _ in 0..3 {
-            while !self.flights.is_empty() {
-                self.deliver();
-            }
-            for node in 0..self.agents.len() {
-                self.feed(node, Event::Reconcile);
-                while !self.flights.is_empty() {
-                    self.deliver();
-                }
-                for pod in self.agents[node].pods() {
-                    let over = self.guests.iter().any(|guest| guest.uid() == pod.uid && guest.stage == Stage::Over);
-                    if over {
-                        self.feed(node, Event::PodGone { uid: pod.uid, interfaces_gone: true });
-                    }
+        self.deliver_all();
+        for node in 0..self.agents.len() {
+            self.feed(node, Event::Reconcile);
+            self.deliver_all();
+            for pod in self.agents[node].pods() {
+                if self.guests.iter().any(|guest| guest.uid() == pod.uid && guest.stage == Stage::Over) {
+                    self.feed(node, Event::PodGone { uid: pod.uid, interfaces_gone: self.lives[node] > 0 });
                 }
             }
+            self.deliver_all();
         }
         assert!(self.agents.iter().all(Claims::is_idle));
     }
