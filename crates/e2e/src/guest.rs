@@ -40,7 +40,7 @@ pub fn run(
     machine: &Vm,
     limit: Duration,
     quiet: bool,
-    lock: Arc<Lock>,
+    lock: &Arc<Lock>,
     booted: impl FnOnce(u32) -> Result<()>,
 ) -> Result<(Guest, Ended)> {
     let mut guest = machine.boot(&mut |line| {
@@ -82,7 +82,9 @@ pub fn unless_interrupted() {
 
 /// On Ctrl-C, TERM or HUP: clears up, says what became of it, and ends this process. On a thread of its own, because the story blocks.
 /// The lock, which nobody will drop then, is given back.
-pub fn on_signal(lock: Option<Arc<Lock>>, clear: impl FnOnce() -> String + Send + 'static) -> Result<()> {
+pub fn on_signal(lock: Option<&Arc<Lock>>, clear: impl FnOnce() -> String + Send + 'static) -> Result<()> {
+    // The thread outlives the run, the lock does not.
+    let lock = lock.map(Arc::downgrade);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
         runtime.block_on(async {
@@ -99,7 +101,7 @@ pub fn on_signal(lock: Option<Arc<Lock>>, clear: impl FnOnce() -> String + Send 
         // The story goes on meanwhile, but says no more.
         INTERRUPTED.store(true, Ordering::SeqCst);
         let outcome = clear();
-        if let Some(lock) = lock {
+        if let Some(lock) = lock.and_then(|lock| lock.upgrade()) {
             lock.release();
         }
         eprintln!("interrupted: {outcome}");

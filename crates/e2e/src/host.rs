@@ -117,7 +117,7 @@ async fn here(places: &Places, args: &RunArgs) -> Result<bool> {
     let lock = if guest.is_none() { Some(Arc::new(Lock::take(&options.state_dir, "demo")?)) } else { None };
     // Logs of an earlier run would be taken for this one's.
     let _ = fs::remove_dir_all(&logs);
-    guest::on_signal(lock.clone(), || match world::end_for_good(&world::state_dir()) {
+    guest::on_signal(lock.as_ref(), || match world::end_for_good(&world::state_dir()) {
         Ok(true) => "the world is cleared away".into(),
         Ok(false) => "nothing was up".into(),
         Err(error) => format!("{error:#}"),
@@ -202,7 +202,7 @@ fn in_guest(places: &Places, args: &RunArgs) -> Result<bool> {
         let kept = Kept { pid, ticks, shell: SocketAddr::from((Ipv4Addr::LOCALHOST, shell)), unfinished };
         secret::write(&places.kept_file(), &serde_json::to_string(&kept)?)
     };
-    let (mut guest, ended) = guest::run(&machine, LIMIT, args.json, lock.clone(), |pid| note(pid, true))?;
+    let (mut guest, ended) = guest::run(&machine, LIMIT, args.json, &lock, |pid| note(pid, true))?;
     if ended.stays {
         note(guest.pid, false)?;
         guest.detach();

@@ -2,7 +2,7 @@
 //! never "was killed".
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,9 @@ pub struct Lock {
     _held: File,
 }
 
+/// Somebody else has it: the id that he wrote.
+struct Held(String);
+
 impl Lock {
     /// Takes the lock beside a directory.
     ///
@@ -24,7 +27,8 @@ impl Lock {
     /// Another process holds it; the message says that another `what` is running, and its id.
     pub fn take(beside: &Path, what: &str) -> Result<Self> {
         let path = beside.with_added_extension("lock");
-        let attempt = || -> Result<Option<Self>> {
+        let cannot = || format!("cannot lock {}", path.display());
+        let attempt = || -> Result<Result<Option<Self>, Held>, io::Error> {
             if let Some(dir) = path.parent() {
                 fs::create_dir_all(dir)?;
             }
@@ -33,26 +37,25 @@ impl Lock {
             match held.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    let pid = fs::read_to_string(&path).unwrap_or_default();
-                    let pid = if pid.is_empty() { "unknown" } else { pid.trim() };
-                    bail!("another {what} is running (pid {pid})");
+                    return Ok(Err(Held(fs::read_to_string(&path).unwrap_or_default())));
                 }
-                Err(TryLockError::Error(error)) => return Err(error.into()),
+                Err(TryLockError::Error(error)) => return Err(error),
             }
             // Whoever held it until now has taken its file away: ours is not the one that others will open.
             let (ours, there) = (held.metadata()?, fs::metadata(&path).ok());
             if there.is_none_or(|there| (there.dev(), there.ino()) != (ours.dev(), ours.ino())) {
-                return Ok(None);
+                return Ok(Ok(None));
             }
             held.set_len(0)?;
             write!(held, "{}", std::process::id())?;
-            Ok(Some(Self { path: path.clone(), released: AtomicBool::new(false), _held: held }))
+            Ok(Ok(Some(Self { path: path.clone(), released: AtomicBool::new(false), _held: held })))
         };
         loop {
-            match attempt() {
+            match attempt().with_context(cannot)? {
                 Ok(Some(lock)) => return Ok(lock),
                 Ok(None) => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+                Err(Held(pid)) if pid.is_empty() => bail!("another {what} is running"),
+                Err(Held(pid)) => bail!("another {what} is running (pid {})", pid.trim()),
             }
         }
     }
@@ -84,7 +87,7 @@ mod tests {
         let state = dir.path().join("state");
         let first = Lock::take(&state, "demo").unwrap();
         let refusal = format!("{:#}", Lock::take(&state, "demo").unwrap_err());
-        assert!(refusal.ends_with(&format!("another demo is running (pid {})", std::process::id())), "{refusal}");
+        assert_eq!(refusal, format!("another demo is running (pid {})", std::process::id()));
         drop(first);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing stays");
         Lock::take(&state, "demo").unwrap();
@@ -105,7 +108,7 @@ mod tests {
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(killed.stdout.take().unwrap()), &mut line).unwrap();
         let refusal = format!("{:#}", Lock::take(&dir.path().join("state"), "demo").unwrap_err());
-        assert!(refusal.ends_with("another demo is running (pid 1234567)"), "{refusal}");
+        assert_eq!(refusal, "another demo is running (pid 1234567)");
         let group = rustix::process::Pid::from_child(&killed);
         rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
         killed.wait().unwrap();
