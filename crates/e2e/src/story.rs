@@ -130,17 +130,19 @@ pub async fn tell(world: &mut World, report: &mut Report, repository: &Path, dua
     }
     if dual_stack {
         story.ipv6_balancer().await?;
-        story.no_drops(&[V4, V6]);
-        return story.lifecycle().await;
+        story.names(families).await?;
+        story.no_drops(families);
+        story.lifecycle().await?;
+        return story.faults(families).await;
     }
     story.report.chapter(BALANCERS);
     story.apply("50-loadbalancers.yaml").await?;
     story.balancers().await;
-    story.names().await?;
-    story.no_drops(&[V4]);
+    story.names(families).await?;
+    story.no_drops(families);
     story.controls().await?;
     story.lifecycle().await?;
-    story.faults().await
+    story.faults(families).await
 }
 
 impl<'a, S: Stage> Story<'a, S> {

@@ -13,7 +13,7 @@ use lab::world::{CLUSTER_DNS, NODES, World};
 use serde_json::json;
 
 use super::probes::{self, field};
-use super::{PATIENCE, Stage, Story};
+use super::{Family, PATIENCE, Stage, Story};
 use crate::cluster::until;
 use crate::report::Verdict;
 
@@ -214,15 +214,22 @@ impl Story<'_, World> {
         Ok(Verdict::new(true, format!("event {FAILED} that names IPv6"), format!("{reason}: {message}")))
     }
 
-    /// Check 18: a name server behind a UDP ClusterIP.
-    pub(super) async fn names(&mut self) -> Result<()> {
+    /// Check 18: a name server behind a UDP ClusterIP of each family.
+    pub(super) async fn names(&mut self, families: &[Family]) -> Result<()> {
         self.report.chapter("Names: a UDP ClusterIP");
-        let outcome = self.resolve().await;
-        self.report.check("18", "a name through a UDP ClusterIP, and its address", outcome);
+        let served = self.name_server(families).await;
+        for family in families {
+            let outcome = match &served {
+                Ok(()) => self.resolve(*family).await,
+                Err(error) => Err(anyhow::anyhow!("{error:#}")),
+            };
+            let title = family.title("a name through a UDP ClusterIP, and its address");
+            self.report.check(&family.id("18"), &title, outcome);
+        }
         self.cluster.delete_pods(&["dns".into()]).await
     }
 
-    async fn resolve(&mut self) -> Result<Verdict> {
+    async fn name_server(&mut self, families: &[Family]) -> Result<()> {
         let mut pod = crate::cluster::bare_pod("dns", "master", "kube-system/ipvlan-eth1", json!({}));
         pod["spec"]["containers"] = json!([{
             "name": "dns", "image": "registry.k8s.io/coredns/coredns",
@@ -230,42 +237,55 @@ impl Story<'_, World> {
             "ports": [{"name": "dns", "containerPort": 53, "protocol": "UDP"}]
         }]);
         self.cluster.run_pod(pod).await?;
-        let service = json!({
+        let mut service = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "dns", "namespace": "default"},
             "spec": {"clusterIP": CLUSTER_DNS, "selector": {"app": "dns"}, "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53}]}
         });
+        if families.len() > 1 {
+            service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+        }
         let lines = self.cluster.apply_value(service).await?;
         self.report.shell("kubectl apply -f - # a name server and its Service", &lines);
         self.cluster.until_ready("app=dns", 1, PATIENCE).await?;
+        Ok(())
+    }
+
+    /// A Service's ClusterIP of a family.
+    async fn service_address(&self, name: &str, family: Family) -> Result<IpAddr> {
+        let service =
+            self.cluster.services("default").get(name).await.with_context(|| format!("cannot read Service {name}"))?;
+        let all = service.spec.and_then(|spec| spec.cluster_ips).unwrap_or_default();
+        all.iter()
+            .filter_map(|address| address.parse().ok())
+            .find(|address: &IpAddr| address.is_ipv4() == family.v4)
+            .with_context(|| format!("Service {name} has no ClusterIP of {}", family.name()))
+    }
+
+    async fn resolve(&self, family: Family) -> Result<Verdict> {
+        let server = self.service_address("dns", family).await?.to_string();
         let name = "test-svc.default.svc.cluster.local";
         let place = self.inside(self.app("test-app-1", "worker")?)?;
-        let answer = until(Duration::from_secs(20), &format!("{name} to be resolved by {CLUSTER_DNS}"), async || {
-            let output = place.run(&["busybox", "nslookup", name, CLUSTER_DNS])?;
+        let answer = until(Duration::from_secs(20), &format!("{name} to be resolved by {server}"), async || {
+            let output = place.run(&["busybox", "nslookup", name, &server])?;
             Ok(output.succeeded().then_some(output.stdout))
         })
         .await?;
-        let wanted = self
-            .cluster
-            .services("default")
-            .get("test-svc")
-            .await?
-            .spec
-            .and_then(|spec| spec.cluster_ip)
-            .unwrap_or_default();
+        let wanted = self.service_address("test-svc", family).await?;
         let resolved = answer
             .lines()
             .rev()
             .filter_map(|line| line.split_once(": "))
-            .map(|(_, rest)| rest.trim())
-            .find(|address| address.parse::<IpAddr>().is_ok());
-        let resolved = resolved.unwrap_or("nothing").to_owned();
+            .filter_map(|(_, rest)| rest.trim().parse::<IpAddr>().ok())
+            .find(|address| address.is_ipv4() == family.v4)
+            .with_context(|| format!("{name} has no {} address: {answer}", family.name()))?;
+        let host = if family.v4 { resolved.to_string() } else { format!("[{resolved}]") };
         let fetched = place.run(&[
             "curl",
             "-sS",
             "--max-time",
             "6",
             "--resolve",
-            &format!("{name}:80:{resolved}"),
+            &format!("{name}:80:{host}"),
             &format!("http://{name}/"),
         ])?;
         let by = field(&fetched.stdout, "name").unwrap_or("nobody").to_owned();

@@ -10,34 +10,56 @@ use lab::vpc::fabric::NicView;
 use lab::world::{Signal, World};
 use serde_json::json;
 
-use super::{PATIENCE, Story};
+use super::{Family, PATIENCE, Story};
 use crate::cluster::{bare_pod, until};
 use crate::report::Verdict;
 
 /// How many pods start at once.
 const BURST: usize = 20;
 
+/// A pool with room for them.
+struct BurstPool {
+    name: &'static str,
+    addresses: &'static str,
+    file: &'static str,
+}
+
+/// Of IPv4 and IPv6.
+const BURST_POOLS: [BurstPool; 2] = [
+    BurstPool { name: "burst-172", addresses: "172.31.200.1-172.31.200.32", file: "extra/burst-pool.yaml" },
+    BurstPool {
+        name: "burst-172-v6",
+        addresses: "fd00:172:31::2001-fd00:172:31::2020",
+        file: "extra/burst-pool-v6.yaml",
+    },
+];
+
 impl Story<'_, World> {
-    pub(super) async fn faults(&mut self) -> Result<()> {
+    pub(super) async fn faults(&mut self, families: &[Family]) -> Result<()> {
         self.report.chapter("An agent is killed in the middle of many starts");
-        let outcome = self.killed_agent().await;
+        let outcome = self.killed_agent(families).await;
         self.report.check("14", "kill -9 of an agent amid 20 ADDs", outcome);
         self.report.chapter("The API server is killed");
-        let outcome = self.killed_server().await;
+        let outcome = self.killed_server(families).await;
         self.report.check("15", "kill -9 of the API server", outcome);
         Ok(())
     }
 
-    async fn killed_agent(&mut self) -> Result<Verdict> {
+    async fn killed_agent(&mut self, families: &[Family]) -> Result<Verdict> {
         let nic = self.nic("worker", 0)?;
-        let registration = Registration { addresses: vec!["172.31.200.1-172.31.200.32".parse()?] };
-        let _: NicView = self.world.vpc().post(&format!("/nics/{nic}/addresses"), &registration)?;
-        self.report.say(&format!("VPC: 172.31.200.1-172.31.200.32 assigned to {nic} (worker's eth0)"));
-        self.apply("extra/burst-pool.yaml").await?;
+        let pools: Vec<&BurstPool> = families.iter().map(|family| &BURST_POOLS[usize::from(!family.v4)]).collect();
+        for pool in &pools {
+            let registration = Registration { addresses: vec![pool.addresses.parse()?] };
+            let _: NicView = self.world.vpc().post(&format!("/nics/{nic}/addresses"), &registration)?;
+            self.report.say(&format!("VPC: {} assigned to {nic} (worker's eth0)", pool.addresses));
+            self.apply(pool.file).await?;
+        }
         let names: Vec<String> = (1..=BURST).map(|number| format!("burst-{number}")).collect();
-        let outcome = self.survive_burst(&names).await;
+        let outcome = self.survive_burst(&names, families).await;
         self.cluster.delete_pods(&names).await?;
-        self.cluster.delete_product("SpiderIPPool", None, "burst-172").await?;
+        for pool in pools {
+            self.cluster.delete_product("SpiderIPPool", None, pool.name).await?;
+        }
         outcome
     }
 
@@ -62,8 +84,9 @@ impl Story<'_, World> {
     }
 
     async fn killed_if_some_claimed(&mut self) -> Result<Option<usize>> {
-        // Each of the four applications has one.
-        let claimed = self.cluster.claims().await?.len().saturating_sub(4);
+        // Each of the four applications has one, or one of each family.
+        let claims = self.cluster.claims().await?;
+        let claimed = claims.keys().filter(|address| address.is_ipv4()).count().saturating_sub(4);
         if claimed < 3 {
             return Ok(None);
         }
@@ -71,13 +94,13 @@ impl Story<'_, World> {
         Ok(Some(claimed))
     }
 
-    async fn survive_burst(&mut self, names: &[String]) -> Result<Verdict> {
+    async fn survive_burst(&mut self, names: &[String], families: &[Family]) -> Result<Verdict> {
         let claimed = self.killed_amid(names).await?;
         ensure!(claimed < BURST, "all {BURST} pods had addresses before the agent could be killed");
         self.world.restart("agent-worker")?;
         self.report.shell(
             "kill -9 $(pidof spiderpool-agent) # on worker, then started again",
-            &format!("{claimed} of {BURST} addresses were claimed"),
+            &format!("{claimed} of {BURST} IPv4 addresses were claimed"),
         );
         let pods = self.cluster.until_ready("burst=true", BURST, Duration::from_secs(150)).await?;
         let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
@@ -87,6 +110,7 @@ impl Story<'_, World> {
             Ok((claimed == shown).then_some(shown.len()))
         })
         .await;
+        let wanted = BURST * families.len();
         let seen = match &equal {
             Ok(count) => format!(
                 "{} pods, {} addresses; {count} SpiderIPs of worker = {count} addresses that ip shows",
@@ -102,8 +126,8 @@ impl Story<'_, World> {
             }
         };
         Ok(Verdict::new(
-            equal.is_ok() && addresses.len() == BURST,
-            format!("{BURST} pods with {BURST} addresses, SpiderIPs = ip"),
+            equal.is_ok() && addresses.len() == wanted,
+            format!("{BURST} pods with {wanted} addresses, SpiderIPs = ip"),
             seen,
         ))
     }
@@ -121,11 +145,14 @@ impl Story<'_, World> {
     fn shown_on(&self, node: &str) -> Result<BTreeSet<IpAddr>> {
         let mut shown = BTreeSet::new();
         for record in self.world.sandboxes(node)?.into_iter().filter(|record| record.netns.is_some()) {
-            let output =
-                self.world.in_pod(node, &record.uid)?.run(&["ip", "-br", "-4", "addr", "show", "dev", "eth0"])?;
-            shown.extend(
-                output.stdout.split_whitespace().filter_map(|word| word.split('/').next()?.parse::<IpAddr>().ok()),
-            );
+            let output = self.world.in_pod(node, &record.uid)?.run(&["ip", "-br", "addr", "show", "dev", "eth0"])?;
+            let addresses =
+                output.stdout.split_whitespace().filter_map(|word| word.split('/').next()?.parse::<IpAddr>().ok());
+            // The kernel gives every NIC a link-local address.
+            shown.extend(addresses.filter(|address| match address {
+                IpAddr::V4(_) => true,
+                IpAddr::V6(address) => !address.is_unicast_link_local(),
+            }));
         }
         Ok(shown)
     }
@@ -137,20 +164,28 @@ impl Story<'_, World> {
             .clone())
     }
 
-    async fn killed_server(&mut self) -> Result<Verdict> {
+    async fn killed_server(&mut self, families: &[Family]) -> Result<Verdict> {
         let (from, to) = (self.app("test-app-1", "worker")?, self.app("test-app-1", "master")?);
-        let address = to.address(true)?.to_string();
-        let mut traffic = self.inside(from)?.command(&["ping", "-n", "-i", "0.2", "-w", "6", &address]);
-        let traffic = traffic.stdout(std::process::Stdio::piped()).spawn().context("cannot start ping")?;
+        let mut traffic = Vec::new();
+        for family in families {
+            let address = to.address(family.v4)?.to_string();
+            let mut ping = self.inside(from)?.command(&["ping", "-n", "-i", "0.2", "-w", "6", &address]);
+            traffic.push(ping.stdout(std::process::Stdio::piped()).spawn().context("cannot start ping")?);
+        }
         self.world.signal("apiserver", Signal::KILL)?;
         self.report.shell("kill -9 $(pidof spiderpool-apiserver)", "");
         ensure!(
             self.cluster.nodes().list(&Default::default()).await.is_err(),
             "the API server answers though it was killed"
         );
-        let output = traffic.wait_with_output().context("cannot wait for ping")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let losses = text.lines().find(|line| line.contains("packet loss")).unwrap_or("no statistics").to_owned();
+        let mut losses = Vec::new();
+        for ping in traffic {
+            let output = ping.wait_with_output().context("cannot wait for ping")?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            losses.push(text.lines().find(|line| line.contains("packet loss")).unwrap_or("no statistics").to_owned());
+        }
+        let kept = losses.iter().all(|losses| losses.contains(" 0% packet loss"));
+        let losses = losses.join("; ");
         self.world.restart("apiserver")?;
         self.report.say("API server started again");
         until(PATIENCE, "the API server to answer", async || {
@@ -164,7 +199,6 @@ impl Story<'_, World> {
             Err(error) => format!("ping meanwhile: {losses}; no new pod: {error:#}"),
         };
         self.cluster.delete_pods(&["afterwards".into()]).await?;
-        let kept = losses.contains(" 0% packet loss");
         Ok(Verdict::new(
             kept && started.is_ok(),
             "no packet lost without the API server, new pods once it is back",
