@@ -11,7 +11,7 @@ use k8s_api::{FINALIZER, SpiderIPPool};
 use kube::{Api, Client, ResourceExt as _, api::DeleteParams};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use world::{api_server, create, eventually, keeper::Keeper, merge, spy::Spy};
+use world::{api_server, create, event, eventually, keeper::Keeper, merge, spy::Spy};
 
 fn pool(number: usize, last: u8) -> Value {
     json!({"spec": {"subnet": format!("10.{number}.0.0/24"), "ips": [format!("10.{number}.0.1-10.{number}.0.{last}")]}})
@@ -66,6 +66,27 @@ async fn a_pool_that_is_made_again_after_a_lost_answer_is_looked_at() {
     create::<SpiderIPPool>(&client, "lost", pool(1, 9)).await.unwrap();
     kept(&client, "lost").await;
     taken_over(&client, "lost", ".9").await;
+    keeper.end().await;
+}
+
+/// As two replicas may admit them at the same instant; here no webhook is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn pools_that_share_addresses_are_told_of() {
+    let (client, _server) = api_server().await;
+    let keeper = Keeper::start(&client, Phase::Ours);
+    create::<SpiderIPPool>(&client, "first", pool(1, 9)).await.unwrap();
+    // Of the same subnet, and of a wider one, without a shared address.
+    let beside = json!({"spec": {"subnet": "10.1.0.0/24", "ips": ["10.1.0.20-10.1.0.29"]}});
+    create::<SpiderIPPool>(&client, "beside", beside).await.unwrap();
+    for name in ["first", "beside"] {
+        taken_over(&client, name, "9").await;
+    }
+    let second = json!({"spec": {"subnet": "10.1.0.0/24", "ips": ["10.1.0.7-10.1.0.12"]}});
+    create::<SpiderIPPool>(&client, "second", second).await.unwrap();
+    let told = event(&client, "default", "IPPoolsOverlap").await;
+    assert_eq!((told.involved_object.name.as_deref(), told.type_.as_deref()), (Some("second"), Some("Warning")));
+    let text = told.message.unwrap();
+    assert!(text.contains("10.1.0.7-10.1.0.9 with SpiderIPPool first"), "{text}");
     keeper.end().await;
 }
 

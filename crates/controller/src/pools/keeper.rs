@@ -13,7 +13,7 @@
 //! written, and the pool is looked at again when the watch shows the change.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -22,7 +22,7 @@ use std::{
 
 use daemon::{Stop, health::Guard};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use ipam::pool::Source;
+use ipam::{Pool, pool::Source};
 use k8s_api::{FINALIZER, SpiderIP, SpiderIPPool, SpiderIPPoolStatus, labels, records::Records};
 use kube::{
     Api, Client, ResourceExt,
@@ -120,6 +120,8 @@ struct Keeper {
     /// When pools changed that changed since `listed_at`.
     changed_at: HashMap<Arc<str>, Instant>,
     listed_at: Instant,
+    /// Pools that are new, or whose spec has changed: whether they overlap is not known yet.
+    respecified: HashSet<Arc<str>>,
     pace: Pace,
     busy: HashMap<Arc<str>, bool>,
     unsynced: (bool, bool),
@@ -136,6 +138,7 @@ impl Keeper {
             listed: HashMap::new(),
             changed_at: HashMap::new(),
             listed_at: Instant::now(),
+            respecified: HashSet::new(),
             pace: Pace::new(Instant::now()),
             busy: HashMap::new(),
             unsynced: (true, true),
@@ -180,7 +183,11 @@ impl Keeper {
         match event {
             Event::Apply(pool) => {
                 let name: Arc<str> = pool.name_any().into();
-                self.pools.insert(Arc::clone(&name), Arc::new(pool));
+                let pool = Arc::new(pool);
+                let before = self.pools.insert(Arc::clone(&name), Arc::clone(&pool));
+                if before.is_none_or(|before| before.spec != pool.spec) {
+                    self.respecified.insert(Arc::clone(&name));
+                }
                 self.changed_at.insert(Arc::clone(&name), Instant::now());
                 self.changed([name]);
             }
@@ -188,6 +195,7 @@ impl Keeper {
                 let name = pool.name_any();
                 self.pools.remove(name.as_str());
                 self.changed_at.remove(name.as_str());
+                self.respecified.remove(name.as_str());
                 self.pace.forget(&name);
                 self.context.metrics.gone(&name);
             }
@@ -239,10 +247,12 @@ impl Keeper {
             self.pace.forget(&name);
             return None;
         };
+        let overlap = if self.respecified.remove(&name) { self.overlap(pool) } else { None };
         let phase = *self.context.phase.borrow();
         let status = self.ledger.status(pool, self.context.max_allocated_ips);
         let work = Work {
             import: self.import(pool, phase),
+            overlap,
             phase,
             status,
             changed_at: self.changed_at.get(&name).copied().unwrap_or(self.listed_at),
@@ -252,7 +262,11 @@ impl Keeper {
         };
         self.context.metrics.status(&name, &work.status);
         let deliveries = work.deliveries();
-        if deliveries == 0 && work.import.is_none() && pool.metadata.deletion_timestamp.is_none() {
+        if deliveries == 0
+            && work.import.is_none()
+            && work.overlap.is_none()
+            && pool.metadata.deletion_timestamp.is_none()
+        {
             self.pace.succeeded(&name);
             return None;
         }
@@ -261,6 +275,22 @@ impl Keeper {
         self.busy.insert(Arc::clone(&name), false);
         let context = Arc::clone(&self.context);
         Some(async move { (name, work.settle(&context).await) }.boxed())
+    }
+
+    /// What a pool shares with another one: admission refuses that, but of two pools that come at the same instant through two replicas.
+    fn overlap(&self, pool: &SpiderIPPool) -> Option<String> {
+        let (name, net) = (pool.name_any(), pool.spec.subnet.parse::<ipnet::IpNet>().ok()?);
+        let addresses = Pool::try_from(pool).ok()?.addresses;
+        let shared = |other: &Arc<SpiderIPPool>| {
+            let of: ipnet::IpNet = other.spec.subnet.parse().ok()?;
+            if other.name_any() == name || !(of.contains(&net) || net.contains(&of)) {
+                return None;
+            }
+            let shared = addresses.intersection(&Pool::try_from(other.as_ref()).ok()?.addresses);
+            (!shared.is_empty())
+                .then(|| format!("{} with SpiderIPPool {}", shared.texts().join(", "), other.name_any()))
+        };
+        self.pools.values().find_map(shared)
     }
 
     /// What is to be imported, if anything is.
@@ -301,6 +331,7 @@ struct Work {
     example: Option<String>,
     phase: Phase,
     import: Option<Known>,
+    overlap: Option<String>,
 }
 
 impl Work {
@@ -319,6 +350,11 @@ impl Work {
         let api = Api::<SpiderIPPool>::all(context.client.clone());
         let params = PatchParams::default();
         let mut pool = Arc::clone(&self.pool);
+        if let Some(shared) = &self.overlap {
+            tracing::warn!(pool = name, shared, "pools overlap");
+            let text = format!("shares {shared}: no address is given twice, but take it out of one of them");
+            context.events.warning(self.pool.as_ref(), "IPPoolsOverlap", text).await;
+        }
         if let Some(patch) = self.metadata() {
             let patch = Patch::Merge(self.decided_on(json!({"metadata": patch}), &pool));
             let written = done(api.patch(&name, &params, &patch).await, "label", &name)?;

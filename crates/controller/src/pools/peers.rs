@@ -3,8 +3,9 @@
 //! What is admitted is admitted on the word of this watch and of our own memory: pools that this process has
 //! admitted in the last moments and that the watch may not show yet, so two overlapping pools created at the same instant
 //! through one replica do not pass. Through two replicas they do: neither knows what the other admits before the watch shows it. No
-//! address is given twice even so, because its SpiderIP bears its name. What is refused because of another pool is refused on the word of the API itself: a watch may still show a
-//! pool that is gone. What is wrong with a pool by itself is refused without asking anybody, and what the watch says is told beside it.
+//! address is given twice even so, because its SpiderIP bears its name, and the keeper of pools tells of it. What is refused because
+//! of another pool is refused on the word of the API itself: a watch may still show a pool that is gone. What is wrong with a pool by
+//! itself is refused without asking anybody, and what the watch says is told beside it.
 
 use std::{
     collections::HashMap,
