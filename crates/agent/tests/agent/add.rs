@@ -8,9 +8,9 @@ async fn an_idle_add_is_one_create_and_the_endpoint_follows() {
     let world = World::new().await;
     world.pool("p4", v4("10.1.0.10-10.1.0.19")).await;
     let agent = world.agent("node-a").await;
+    eventually("the start has asked for orphans", async || world.was_asked("GET spiderendpoints")).await;
     let pod = world.pod("web", json!({})).await;
     eventually("the agent sees the pod", async || seen(&world, &agent, "web").await).await;
-    eventually("the start has asked for orphans", async || world.was_asked("GET spiderendpoints")).await;
     world.requests.lock().unwrap().clear();
     let addresses = agent.addresses(&pod).await;
     eventually("the endpoint is written", async || world.endpoint("web").await.is_some()).await;
