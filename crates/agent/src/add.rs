@@ -422,9 +422,7 @@ async fn record(
     if let Some(before) = before.filter(|before| (&before.nics, &before.guessed) == (&now.nics, &now.guessed)) {
         return Ok(before);
     }
-    let record = agent.records.put(now);
-    agent.endpoints.put(record.clone());
-    Ok(record)
+    Ok(agent.records.put(now, |record| agent.endpoints.put(record)))
 }
 
 /// What an ADD knows of the NICs of its pod.

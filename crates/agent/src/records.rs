@@ -51,16 +51,18 @@ impl Records {
         self.lock().get(uid).cloned()
     }
 
-    /// Keeps a record.
-    pub fn put(&self, record: Record) -> Arc<Record> {
+    /// Keeps a record. `kept` is told of it under the lock, so that what becomes of endpoints has the order of what becomes of records.
+    pub fn put(&self, record: Record, kept: impl FnOnce(Arc<Record>)) -> Arc<Record> {
         let record = Arc::new(record);
-        self.lock().insert(record.uid.clone(), record.clone());
+        let mut records = self.lock();
+        records.insert(record.uid.clone(), record.clone());
+        kept(record.clone());
         record
     }
 
     /// Keeps a record, without the NICs that have no claim left, unless there is one: an ADD that was answered meanwhile knows better.
     /// `None` if nothing is left of it. The claims are looked up under the lock: what is freed meanwhile is not remembered again. `kept` is
-    /// told of what is kept, also under the lock, so that what becomes of endpoints has the order of what becomes of records.
+    /// told of what is kept, also under the lock.
     pub fn put_if_absent(
         &self,
         record: Record,
