@@ -4,6 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::product::{NAMESPACE, NETWORK, Product};
@@ -43,24 +45,25 @@ pub fn provided(product: &Product<'_>) -> Result<Verdict> {
     let used = product
         .play("kubectl -n kube-system get secret spiderpool-webhook -o jsonpath='{.data.ca\\.crt}' | base64 -d")?;
     ensure!(used.trim() == files[2].trim(), "the Secret has another authority than the operator's");
-    let (passed, seen) = judged(product, &product.play("base64 -w0 < ca.crt")?)?;
+    let (passed, seen) = judged(product, &files[2])?;
     Ok(Verdict::new(passed, "a wrong pool refused by its field, the operator's authority in the webhooks", seen))
 }
 
-/// Whether the webhooks hold this authority and refuse a wrong pool under it.
+/// Whether the webhooks hold this authority, perhaps beside the one of before, and refuse a wrong pool under it.
 fn judged(product: &Product<'_>, authority: &str) -> Result<(bool, String)> {
     let refused = refusal(product)?;
-    let path = "jsonpath={.webhooks[*].clientConfig.caBundle}";
-    let mut bundles = String::new();
+    let (mut count, mut holding) = (0, 0);
     for kind in ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"] {
-        let name = product.access.kubectl(&format!("get {kind} -o name -l app.kubernetes.io/name=spiderpool"))?;
-        bundles.push_str(&product.access.words(&["kubectl", "get", name.trim(), "-o", path])?);
-        bundles.push(' ');
+        let path = "{range .items[*].webhooks[*]}{.clientConfig.caBundle}{\"\\n\"}{end}";
+        let list = format!("kubectl get {kind} -l app.kubernetes.io/name=spiderpool -o jsonpath='{path}'");
+        for bundle in product.play(&list)?.lines() {
+            count += 1;
+            let bundle = STANDARD.decode(bundle).with_context(|| format!("{kind}: a caBundle that is not base64"))?;
+            holding += usize::from(String::from_utf8_lossy(&bundle).contains(authority.trim()));
+        }
     }
-    let mut bundles = bundles.split_whitespace();
-    let count = bundles.clone().count();
-    let all = count > 1 && bundles.all(|bundle| bundle == authority.trim());
-    Ok((refused.contains("spec.gateway") && all, format!("this authority in {count} webhooks: {all}; {refused}")))
+    let passed = refused.contains("spec.gateway") && count > 1 && holding == count;
+    Ok((passed, format!("this authority in {holding} of {count} webhooks; {refused}")))
 }
 
 /// cert-manager itself beside the control plane. Ends with this value.
@@ -117,8 +120,8 @@ pub fn of_cert_manager(product: &Product<'_>) -> Result<Verdict> {
     product.release(product.guides.upgrade.script("Certificates", 1)?, &product.chart(), &[])?;
     // cert-manager writes the authority into the configurations when it sees them: that is not Helm's to wait for.
     let seen = product.access.until("the authority of cert-manager", Duration::from_secs(60), || {
-        let path = "jsonpath={.data.ca\\.crt}";
-        let used = product.access.words(&["kubectl", "-n", NAMESPACE, "get", SECRET, "-o", path])?;
+        let read = format!("kubectl -n {NAMESPACE} get {SECRET} -o jsonpath='{{.data.ca\\.crt}}' | base64 -d");
+        let used = product.play(&read)?;
         let (passed, seen) = judged(product, &used)?;
         Ok(passed.then_some(seen))
     })?;
